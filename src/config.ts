@@ -1,0 +1,89 @@
+/**
+ * What one vuelo process was told to do, complete and checked: defaults are filled in
+ * from the host, contradictions are refused before this exists. Nothing changes it later.
+ */
+
+/** IPv4 or IPv6 as the guest shall see and use it. Addresses are 16 bytes, IPv4 mapped. */
+export interface FamilyConfig {
+  /** Address given to the guest by DHCP, DHCPv6 or SLAAC. */
+  readonly address: Uint8Array;
+  /** Prefix length as written for the family: 0 to 32, or 0 to 128. */
+  readonly prefixLength: number;
+  /** The router the guest is told of. */
+  readonly gateway: Uint8Array;
+  /** vuelo's own address on the guest's link: the DHCP server, the router advertised. */
+  readonly ourAddress: Uint8Array;
+  /** Resolvers the guest is told of, as the guest reaches them. */
+  readonly dns: readonly Uint8Array[];
+  /** --dns-forward: queries that the guest sends here go to {@link dnsHost}. */
+  readonly dnsForward?: Uint8Array;
+  /** --dns-host: the host's resolver behind {@link dnsForward}. */
+  readonly dnsHost?: Uint8Array;
+  /** --map-host-loopback: the guest reaches the host's loopback at this address. */
+  readonly mapHostLoopback?: Uint8Array;
+  /** --map-guest-addr: the guest reaches the host's own {@link address} here. */
+  readonly mapGuestAddress?: Uint8Array;
+  /** -o: local address of sockets towards the outside. */
+  readonly outbound?: Uint8Array;
+  /** --outbound-if4/6, -i: interface that sockets towards the outside are bound to. */
+  readonly outboundInterface?: string;
+}
+
+/** One forwarded port: -t or -u, one socket per entry. */
+export interface ForwardRule {
+  readonly protocol: "tcp" | "udp";
+  /** Host address to listen on; undefined is every address of both families. */
+  readonly address?: Uint8Array;
+  /** Host interface to listen on (address%interface). */
+  readonly interface?: string;
+  /** Port on the host, first and last of the range. */
+  readonly first: number;
+  readonly last: number;
+  /** Guest port that `first` maps to; the others follow. */
+  readonly guestFirst: number;
+  /** From `all`: a port that is taken is passed over with a warning. */
+  readonly weak: boolean;
+}
+
+export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
+
+export interface Config {
+  /** Path to listen on; undefined with {@link fd}. */
+  readonly socketPath?: string;
+  /** -F: a connected socket that was passed in. */
+  readonly fd?: number;
+  readonly oneOff: boolean;
+  readonly foreground: boolean;
+  readonly pidFile?: string;
+  readonly logFile?: string;
+  /** --log-size in bytes; 0 is unlimited. */
+  readonly logSize: number;
+  readonly logLevel: LogLevel;
+  readonly pcap?: string;
+  /** MTU told to the guest (DHCP option 26, RA, virtio-net); 0 tells none. */
+  readonly mtu: number;
+  /** MAC address that vuelo answers with. */
+  readonly ourMac: Uint8Array;
+  readonly ip4?: FamilyConfig;
+  readonly ip6?: FamilyConfig;
+  /** Link-local address of vuelo on the guest's link. */
+  readonly ourLinkLocal: Uint8Array;
+  readonly tcp: boolean;
+  readonly udp: boolean;
+  readonly icmp: boolean;
+  readonly dhcp: boolean;
+  readonly dhcpv6: boolean;
+  readonly ndp: boolean;
+  readonly ra: boolean;
+  /** --no-dhcp-dns leaves the resolvers out of DHCP, DHCPv6 and NDP. */
+  readonly dhcpDns: boolean;
+  /** --no-dhcp-search likewise for the search list. */
+  readonly dhcpSearch: boolean;
+  readonly search: readonly string[];
+  readonly hostname?: string;
+  readonly fqdn?: string;
+  readonly forwards: readonly ForwardRule[];
+  readonly runAs?: { readonly uid: number; readonly gid: number };
+  /** --repair-path; "none" switches it off. */
+  readonly repairPath?: string;
+}
