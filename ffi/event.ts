@@ -1,0 +1,206 @@
+/** Waiting for descriptors: epoll(7), eventfd(2) and timerfd_create(2). */
+import { Arena } from "./arena.ts";
+import { checked, Errno, errno, SyscallError } from "./errno.ts";
+import { libc } from "./libc.ts";
+
+const sys = libc({
+  /** int epoll_create1(int flags) */
+  epoll_create1: { parameters: ["i32"], result: "i32" },
+  /** int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) */
+  epoll_ctl: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
+  /** int epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout) */
+  epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
+  /** int eventfd(unsigned int initval, int flags) */
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+  /** int timerfd_create(int clockid, int flags) */
+  timerfd_create: { parameters: ["i32", "i32"], result: "i32" },
+  /** int timerfd_settime(int fd, int flags, const struct itimerspec *new, ... *old) */
+  timerfd_settime: { parameters: ["i32", "i32", "pointer", "pointer"], result: "i32" },
+  /** ssize_t read(int fd, void *buf, size_t count) */
+  read: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  /** ssize_t write(int fd, const void *buf, size_t count) */
+  write: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  /** int close(int fd) */
+  close: { parameters: ["i32"], result: "i32" },
+});
+
+export const EPOLLIN = 0x001;
+export const EPOLLOUT = 0x004;
+export const EPOLLERR = 0x008;
+export const EPOLLHUP = 0x010;
+export const EPOLLRDHUP = 0x2000;
+/** Edge triggered. */
+export const EPOLLET = 0x8000_0000;
+
+const EPOLL_CLOEXEC = 0o2000000;
+const EPOLL_CTL_ADD = 1;
+const EPOLL_CTL_DEL = 2;
+const EPOLL_CTL_MOD = 3;
+
+/** struct epoll_event is packed on x86-64 only (linux/eventpoll.h). */
+const PACKED = Deno.build.arch === "x86_64";
+const EVENT_SIZE = PACKED ? 12 : 16;
+const DATA_AT = PACKED ? 4 : 8;
+
+const EFD_NONBLOCK_CLOEXEC = 0o2004000;
+const TFD_NONBLOCK_CLOEXEC = 0o2004000;
+const CLOCK_MONOTONIC = 1;
+
+/**
+ * An epoll instance whose results are read in place: waiting and reading results
+ * allocate nothing. Each descriptor carries two words of the caller's choice.
+ */
+export class Epoll {
+  readonly fd: number;
+  /** The last wait() ended because a signal came in. */
+  interrupted = false;
+  readonly #view: DataView;
+  readonly #events: Deno.PointerValue;
+  readonly #controlAt: number;
+  readonly #control: Deno.PointerValue;
+  readonly #maxEvents: number;
+
+  /** @throws {SyscallError} if no descriptor is left. */
+  constructor(maxEvents = 256) {
+    const arena = new Arena((maxEvents + 1) * EVENT_SIZE);
+    this.#controlAt = maxEvents * EVENT_SIZE;
+    this.#view = arena.view;
+    this.#events = arena.pointer(0);
+    this.#control = arena.pointer(this.#controlAt);
+    this.#maxEvents = maxEvents;
+    this.fd = checked(sys.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
+  }
+
+  /**
+   * Watches `fd` for `events`; `data` and `high` come back with each result.
+   *
+   * @throws {SyscallError} EPERM for what cannot be waited for (a regular file),
+   *   EEXIST if it is watched already.
+   */
+  add(fd: number, events: number, data: number, high = 0): void {
+    this.#ctl(EPOLL_CTL_ADD, fd, events, data, high);
+  }
+
+  /** Changes what `fd` is watched for. @throws {SyscallError} ENOENT if it is not watched. */
+  modify(fd: number, events: number, data: number, high = 0): void {
+    this.#ctl(EPOLL_CTL_MOD, fd, events, data, high);
+  }
+
+  /** Stops watching `fd`. @throws {SyscallError} ENOENT if it is not watched. */
+  remove(fd: number): void {
+    this.#ctl(EPOLL_CTL_DEL, fd, 0, 0, 0);
+  }
+
+  #ctl(op: number, fd: number, events: number, data: number, high: number): void {
+    const at = this.#controlAt;
+    this.#view.setUint32(at, events, true);
+    this.#view.setUint32(at + DATA_AT, data, true);
+    this.#view.setUint32(at + DATA_AT + 4, high, true);
+    if (sys.epoll_ctl(this.fd, op, fd, this.#control) === -1) {
+      throw new SyscallError(`epoll_ctl of descriptor ${fd}`);
+    }
+  }
+
+  /**
+   * Waits until a descriptor is ready or `timeoutMs` are over (-1: no limit); returns
+   * how many results there are. A signal gives 0 and sets {@link interrupted}.
+   */
+  wait(timeoutMs: number): number {
+    const count = sys.epoll_wait(this.fd, this.#events, this.#maxEvents, timeoutMs);
+    this.interrupted = false;
+    if (count >= 0) return count;
+    const number = errno();
+    if (number !== Errno.EINTR) throw new SyscallError("epoll_wait", number);
+    this.interrupted = true;
+    return 0;
+  }
+
+  /** EPOLL* bits of result `i` of the last wait(). */
+  events(i: number): number {
+    return this.#view.getUint32(i * EVENT_SIZE, true);
+  }
+  /** First word given with the descriptor of result `i`. */
+  data(i: number): number {
+    return this.#view.getUint32(i * EVENT_SIZE + DATA_AT, true);
+  }
+  /** Second word given with the descriptor of result `i`. */
+  high(i: number): number {
+    return this.#view.getUint32(i * EVENT_SIZE + DATA_AT + 4, true);
+  }
+
+  close(): void {
+    close(this.fd);
+  }
+}
+
+/** Memory of the calls below: a counter of 1, a counter to read, a struct itimerspec. */
+const scratch = new Arena(4096);
+const ONE_AT = scratch.take(8);
+const COUNT_AT = scratch.take(8);
+const SPEC_AT = scratch.take(32);
+scratch.view.setUint32(ONE_AT, 1, true);
+const one = scratch.pointer(ONE_AT);
+const count = scratch.pointer(COUNT_AT);
+const spec = scratch.pointer(SPEC_AT);
+
+/** A non-blocking event counter of 0. @throws {SyscallError} if no descriptor is left. */
+export function eventfdCreate(): number {
+  return checked(sys.eventfd(0, EFD_NONBLOCK_CLOEXEC), "eventfd");
+}
+
+/** Adds 1 to an event counter; false if that failed, with errno() set. */
+export function eventfdWrite(fd: number): boolean {
+  return sys.write(fd, one, 8) === 8;
+}
+
+/** Sets an event counter to 0; returns what it was, 0 if nothing was to be read. */
+export function eventfdRead(fd: number): number {
+  if (sys.read(fd, count, 8) !== 8) return 0;
+  return scratch.view.getUint32(COUNT_AT, true) +
+    scratch.view.getUint32(COUNT_AT + 4, true) * 0x1_0000_0000;
+}
+
+/** A disarmed, non-blocking timer of the monotonic clock. */
+export function timerfdCreate(): number {
+  return checked(
+    sys.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK_CLOEXEC),
+    "timerfd_create",
+  );
+}
+
+/**
+ * Arms a timer to expire in `ms`, then every `intervalMs` (0: once). 0 for `ms`
+ * disarms it.
+ */
+export function timerfdSet(fd: number, ms: number, intervalMs = 0): void {
+  setTimespec(SPEC_AT, intervalMs);
+  setTimespec(SPEC_AT + 16, ms);
+  checked(sys.timerfd_settime(fd, 0, spec, null), "timerfd_settime");
+}
+
+function setTimespec(at: number, ms: number): void {
+  const seconds = Math.floor(ms / 1000);
+  const nanoseconds = Math.floor((ms - seconds * 1000) * 1e6);
+  scratch.view.setUint32(at, seconds, true);
+  scratch.view.setUint32(at + 4, Math.floor(seconds / 0x1_0000_0000), true);
+  scratch.view.setUint32(at + 8, nanoseconds, true);
+}
+
+/** Expirations of a timer since the last read, 0 if there was none. */
+export function timerfdRead(fd: number): number {
+  return eventfdRead(fd);
+}
+
+/** Whether epoll can wait for `fd`: not so for regular files and closed descriptors. */
+export function isPollable(fd: number): boolean {
+  const probe = checked(sys.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
+  scratch.view.setUint32(SPEC_AT, EPOLLIN, true);
+  const result = sys.epoll_ctl(probe, EPOLL_CTL_ADD, fd, spec);
+  close(probe);
+  return result === 0;
+}
+
+/** Closes a descriptor. Its number may be given out again at once. */
+export function close(fd: number): void {
+  sys.close(fd);
+}
