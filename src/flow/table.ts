@@ -1,0 +1,199 @@
+/**
+ * The flow table: entries of 128 bytes in one buffer, found by the addresses and ports of
+ * either side through a hash of 32-bit entries. An entry holds nothing but numbers and no
+ * pointers, so that the table can be sent as it lies.
+ *
+ * A flow has two sides. On the GUEST side "endpoint" is the guest and "our" is what the
+ * guest takes for its peer; on the HOST side "endpoint" is the real peer and "our" is the
+ * local address of the socket.
+ */
+import { SipHash } from "./siphash.ts";
+
+export const FLOW_SIZE = 128;
+/** 32-bit words of an entry: word W of flow F is `words[F * FLOW_WORDS + W]`. */
+export const FLOW_WORDS = 32;
+
+export const FlowKind = { free: 0, tcp: 1, udp: 2, ping4: 3, ping6: 4 } as const;
+export const Side = { guest: 0, host: 1 } as const;
+
+/** Words of an entry that all kinds share. */
+export const FlowWord = {
+  /** Kind in bits 0 to 7, the kind's state in 8 to 15, its flags in 16 to 31. */
+  kind: 0,
+  /** Ports of the guest side: our in the upper half, the endpoint's in the lower. */
+  guestPorts: 1,
+  /** Addresses as four words each in memory order: 16 bytes, IPv4 mapped. */
+  guestOur: 2,
+  guestEndpoint: 6,
+  hostPorts: 10,
+  hostOur: 11,
+  hostEndpoint: 15,
+  /** Socket, or -1. */
+  fd: 19,
+  /** Words from here on belong to the kind. */
+  own: 20,
+} as const;
+
+/** First word of a side's ports and addresses, nine in all. */
+const SIDE_WORD = [FlowWord.guestPorts, FlowWord.hostPorts];
+const SIDE_WORDS = 9;
+const KEY_WORDS = 10;
+
+export class FlowTable {
+  readonly capacity: number;
+  readonly words: Int32Array<ArrayBuffer>;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /**
+   * What {@link find} looks for: word 0 is set by it, then ports and addresses in the
+   * order of an entry's side.
+   */
+  readonly key: Int32Array<ArrayBuffer> = new Int32Array(KEY_WORDS);
+  /** {@link key} as bytes: "our" from 8 on, the endpoint from 24 on. */
+  readonly keyBytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.key.buffer);
+  count = 0;
+
+  readonly #keyWords = new Uint32Array(this.key.buffer);
+  readonly #slots: Int32Array;
+  readonly #slotMask: number;
+  readonly #hash: SipHash;
+  /** Hash of each side of each flow, to move slots without hashing anew. */
+  readonly #hashes: Uint32Array;
+  readonly #nextFree: Int32Array;
+  #firstFree = 0;
+  #neverUsed = 0;
+  readonly #generation: Uint32Array;
+  #lastFound = -1;
+
+  /**
+   * @param capacity flows at most
+   * @param key of the hash: four random words
+   */
+  constructor(capacity: number, key = crypto.getRandomValues(new Uint32Array(4))) {
+    this.capacity = capacity;
+    this.words = new Int32Array(capacity * FLOW_WORDS);
+    this.bytes = new Uint8Array(this.words.buffer);
+    let slots = 16;
+    while (slots < capacity * 4) slots *= 2;
+    this.#slots = new Int32Array(slots);
+    this.#slotMask = slots - 1;
+    this.#hash = new SipHash(key);
+    this.#hashes = new Uint32Array(capacity * 2);
+    this.#nextFree = new Int32Array(capacity);
+    this.#firstFree = -1;
+    this.#generation = new Uint32Array(capacity);
+  }
+
+  /** Takes a free entry, zeroed but for its kind and an fd of -1; -1 if all are in use. */
+  allocate(kind: number): number {
+    let flow = this.#firstFree;
+    if (flow >= 0) this.#firstFree = this.#nextFree[flow];
+    else if (this.#neverUsed < this.capacity) flow = this.#neverUsed++;
+    else return -1;
+    const at = flow * FLOW_WORDS;
+    this.words.fill(0, at, at + FLOW_WORDS);
+    this.words[at + FlowWord.kind] = kind;
+    this.words[at + FlowWord.fd] = -1;
+    this.#generation[flow] = (this.#generation[flow] + 1) >>> 0;
+    this.count++;
+    return flow;
+  }
+
+  /** Frees an entry, whose sides have been {@link remove}d from the hash. */
+  release(flow: number): void {
+    this.words[flow * FLOW_WORDS + FlowWord.kind] = FlowKind.free;
+    this.#nextFree[flow] = this.#firstFree;
+    this.#firstFree = flow;
+    this.count--;
+  }
+
+  /** Changes each time an entry is taken: tells a late event from a current one. */
+  generation(flow: number): number {
+    return this.#generation[flow];
+  }
+  kind(flow: number): number {
+    return this.words[flow * FLOW_WORDS + FlowWord.kind] & 0xff;
+  }
+  fd(flow: number): number {
+    return this.words[flow * FLOW_WORDS + FlowWord.fd];
+  }
+
+  /** One past the highest entry ever in use, for going through all of them. */
+  get limit(): number {
+    return this.#neverUsed;
+  }
+
+  #hashOf(flow: number, side: number): number {
+    const at = flow * FLOW_WORDS + SIDE_WORD[side];
+    const key = this.key;
+    key[0] = (this.kind(flow) << 8) | side;
+    for (let i = 0; i < SIDE_WORDS; i++) key[1 + i] = this.words[at + i];
+    return this.#hash.hash(this.#keyWords, KEY_WORDS);
+  }
+
+  /** Makes a flow findable by a side's ports and addresses. Overwrites {@link key}. */
+  insert(flow: number, side: number): void {
+    const hash = this.#hashOf(flow, side);
+    const reference = flow * 2 + side + 1;
+    this.#hashes[reference - 1] = hash;
+    let slot = hash & this.#slotMask;
+    while (this.#slots[slot] !== 0) slot = (slot + 1) & this.#slotMask;
+    this.#slots[slot] = reference;
+  }
+
+  /** Undoes {@link insert}; later entries of the run move up, so no tombstones stay. */
+  remove(flow: number, side: number): void {
+    const reference = flow * 2 + side + 1;
+    const mask = this.#slotMask;
+    let slot = this.#hashes[reference - 1] & mask;
+    while (this.#slots[slot] !== reference) {
+      if (this.#slots[slot] === 0) return;
+      slot = (slot + 1) & mask;
+    }
+    this.#lastFound = -1;
+    let hole = slot;
+    for (
+      let next = (slot + 1) & mask;
+      this.#slots[next] !== 0;
+      next = (next + 1) & mask
+    ) {
+      const home = this.#hashes[this.#slots[next] - 1] & mask;
+      // It may move to the hole unless its home lies between the hole and itself.
+      if (((next - home) & mask) >= ((next - hole) & mask)) {
+        this.#slots[hole] = this.#slots[next];
+        hole = next;
+      }
+    }
+    this.#slots[hole] = 0;
+  }
+
+  /** The flow whose `side` has the ports and addresses in {@link key}, or -1. */
+  find(kind: number, side: number): number {
+    const key = this.key;
+    const last = this.#lastFound;
+    key[0] = (kind << 8) | side;
+    if (last >= 0 && this.#matches(last)) return last >> 1;
+    const mask = this.#slotMask;
+    let slot = this.#hash.hash(this.#keyWords, KEY_WORDS) & mask;
+    for (;;) {
+      const reference = this.#slots[slot];
+      if (reference === 0) return -1;
+      if (this.#matches(reference - 1)) {
+        this.#lastFound = reference - 1;
+        return (reference - 1) >> 1;
+      }
+      slot = (slot + 1) & mask;
+    }
+  }
+
+  /** Whether {@link key} is that of `flow * 2 + side`. */
+  #matches(reference: number): boolean {
+    const flow = reference >> 1;
+    const key = this.key;
+    if (key[0] !== ((this.kind(flow) << 8) | (reference & 1))) return false;
+    const at = flow * FLOW_WORDS + SIDE_WORD[reference & 1] - 1;
+    for (let i = 1; i < KEY_WORDS; i++) {
+      if (this.words[at + i] !== key[i]) return false;
+    }
+    return true;
+  }
+}

@@ -1,0 +1,306 @@
+/**
+ * The device's side of a split virtqueue (virtio 1.3, section 2.7): available chains are
+ * taken in order, used ones are put back, notifications are suppressed as both sides ask.
+ *
+ * Everything in the ring is written by the guest while it is read here: each field is
+ * read once into a local before it is judged. A ring whose indexes make no sense is
+ * broken and stays so until it is started again; a chain that makes no sense is reported
+ * to the caller, who gives it back unused.
+ */
+import type { GuestMemory } from "./guest_memory.ts";
+
+const DESC_F_NEXT = 1;
+const DESC_F_WRITE = 2;
+const DESC_F_INDIRECT = 4;
+const AVAIL_F_NO_INTERRUPT = 1;
+const USED_F_NO_NOTIFY = 1;
+
+/** Descriptors in one chain at most, however large the ring: what one sendmsg takes. */
+export const MAX_SEGMENTS = 1024;
+
+/** Results of {@link SplitQueue.take} that are not a number of segments. */
+export const QUEUE_EMPTY = 0;
+export const CHAIN_BAD = -1;
+export const QUEUE_BROKEN = -2;
+
+/** Where a ring lies, in offsets of the guest memory's view; checked by the caller. */
+export interface RingLayout {
+  /** Entries: a power of two up to 32768. */
+  readonly size: number;
+  readonly descOffset: number;
+  readonly availOffset: number;
+  readonly usedOffset: number;
+  /** Next available index to take. */
+  readonly baseIndex: number;
+  /** VIRTIO_RING_F_EVENT_IDX was negotiated. */
+  readonly eventIdx: boolean;
+  /** Guest address of the used ring for dirty logging, or -1 if it is not logged. */
+  readonly usedLogAddress: number;
+}
+
+/** Pieces of guest memory, appended to by {@link SplitQueue.take}. */
+export class Segments {
+  /** Offset in the guest memory's view. */
+  readonly offset: Float64Array = new Float64Array(2 * MAX_SEGMENTS);
+  readonly length: Int32Array = new Int32Array(2 * MAX_SEGMENTS);
+  count = 0;
+}
+
+const NO_BUFFER = new ArrayBuffer(8);
+
+export class SplitQueue {
+  readonly #memory: GuestMemory;
+  #desc = new Uint32Array(NO_BUFFER);
+  #avail = new Uint16Array(NO_BUFFER);
+  #used16 = new Uint16Array(NO_BUFFER);
+  #used32 = new Uint32Array(NO_BUFFER);
+  #size = 0;
+  #mask = 0;
+  #eventIdx = false;
+  #usedLogAddress = -1;
+  /** Next index to take, and the available index as it was read last. */
+  #next = 0;
+  #seen = 0;
+  /** Used index including entries not yet published, and as published. */
+  #usedNext = 0;
+  #published = 0;
+  /** Used index when the driver was last notified, or told it need not be. */
+  #signalled = 0;
+  #signalledValid = false;
+  #broken = false;
+  /** Head of the chain taken last. */
+  head = 0;
+  /** Bytes of all segments of the chain taken last. */
+  chainLength = 0;
+
+  constructor(memory: GuestMemory) {
+    this.#memory = memory;
+  }
+
+  /** Starts at the indexes that the ring holds. */
+  start(layout: RingLayout): void {
+    const { buffer } = this.#memory.view;
+    const size = layout.size;
+    this.#size = size;
+    this.#mask = size - 1;
+    this.#desc = new Uint32Array(buffer, layout.descOffset, size * 4);
+    this.#avail = new Uint16Array(buffer, layout.availOffset, size + 3);
+    this.#used16 = new Uint16Array(buffer, layout.usedOffset, size * 4 + 3);
+    this.#used32 = new Uint32Array(buffer, layout.usedOffset, size * 2 + 1);
+    this.#eventIdx = layout.eventIdx;
+    this.#usedLogAddress = layout.usedLogAddress;
+    this.#next = this.#seen = layout.baseIndex & 0xffff;
+    this.#usedNext = this.#published = this.#signalled = this.#used16[1];
+    this.#signalledValid = false;
+    this.#broken = false;
+  }
+
+  /** Forgets the ring; returns the next available index, for GET_VRING_BASE. */
+  stop(): number {
+    this.#size = 0;
+    this.#desc = new Uint32Array(NO_BUFFER);
+    this.#avail = new Uint16Array(NO_BUFFER);
+    this.#used16 = new Uint16Array(NO_BUFFER);
+    this.#used32 = new Uint32Array(NO_BUFFER);
+    return this.#next;
+  }
+
+  get running(): boolean {
+    return this.#size !== 0 && !this.#broken;
+  }
+  get size(): number {
+    return this.#size;
+  }
+  get nextIndex(): number {
+    return this.#next;
+  }
+
+  /**
+   * Takes the next available chain and appends its segments to `into`.
+   *
+   * @param writable the direction that every descriptor must have
+   * @returns the number of segments, or {@link QUEUE_EMPTY}, {@link CHAIN_BAD} (the chain
+   *   is taken; nothing was appended) or {@link QUEUE_BROKEN}
+   */
+  take(into: Segments, writable: boolean): number {
+    if (this.#next === this.#seen) {
+      if (this.#size === 0 || this.#broken) return QUEUE_EMPTY;
+      this.#seen = Atomics.load(this.#avail, 1);
+      const ready = (this.#seen - this.#next) & 0xffff;
+      if (ready === 0) return QUEUE_EMPTY;
+      if (ready > this.#size) {
+        this.#broken = true;
+        this.#seen = this.#next;
+        return QUEUE_BROKEN;
+      }
+    }
+    const head = this.#avail[2 + (this.#next & this.#mask)];
+    if (head >= this.#size) {
+      this.#broken = true;
+      this.#seen = this.#next;
+      return QUEUE_BROKEN;
+    }
+    this.#next = (this.#next + 1) & 0xffff;
+    this.head = head;
+    const before = into.count;
+    this.chainLength = 0;
+    if (!this.#walk(head, into, writable)) {
+      into.count = before;
+      return CHAIN_BAD;
+    }
+    return into.count - before;
+  }
+
+  /** Walks a chain in the descriptor table, which may end in one indirect table (2.7.5.3). */
+  #walk(head: number, into: Segments, writable: boolean): boolean {
+    const desc = this.#desc;
+    let index = head;
+    for (let steps = 0; steps < this.#size; steps++) {
+      const at = index * 4;
+      const low = desc[at];
+      const high = desc[at + 1];
+      const length = desc[at + 2];
+      const flagsAndNext = desc[at + 3];
+      const flags = flagsAndNext & 0xffff;
+      if ((flags & DESC_F_INDIRECT) !== 0) {
+        if ((flags & DESC_F_NEXT) !== 0) return false;
+        return this.#walkIndirect(high * 0x1_0000_0000 + low, length, into, writable);
+      }
+      if (((flags & DESC_F_WRITE) !== 0) !== writable) return false;
+      if (!this.#append(high * 0x1_0000_0000 + low, length, into)) return false;
+      if ((flags & DESC_F_NEXT) === 0) return true;
+      index = flagsAndNext >>> 16;
+      if (index >= this.#size) return false;
+    }
+    return false;
+  }
+
+  #walkIndirect(
+    address: number,
+    length: number,
+    into: Segments,
+    writable: boolean,
+  ): boolean {
+    const entries = length >>> 4;
+    if (entries === 0 || (length & 15) !== 0 || entries > MAX_SEGMENTS) return false;
+    const table = this.#memory.translate(address, length);
+    if (table < 0) return false;
+    const view = this.#memory.view;
+    let index = 0;
+    for (let steps = 0; steps < entries; steps++) {
+      const at = table + index * 16;
+      const low = view.getUint32(at, true);
+      const high = view.getUint32(at + 4, true);
+      const size = view.getUint32(at + 8, true);
+      const flagsAndNext = view.getUint32(at + 12, true);
+      const flags = flagsAndNext & 0xffff;
+      if ((flags & DESC_F_INDIRECT) !== 0) return false;
+      if (((flags & DESC_F_WRITE) !== 0) !== writable) return false;
+      if (!this.#append(high * 0x1_0000_0000 + low, size, into)) return false;
+      if ((flags & DESC_F_NEXT) === 0) return true;
+      index = flagsAndNext >>> 16;
+      if (index >= entries) return false;
+    }
+    return false;
+  }
+
+  /** Appends one descriptor's memory, in pieces where it crosses adjacent regions. */
+  #append(address: number, length: number, into: Segments): boolean {
+    if (length === 0 || length > 0x7fff_ffff - this.chainLength) return false;
+    if (address >= Number.MAX_SAFE_INTEGER - 0x1_0000_0000) return false;
+    this.chainLength += length;
+    let left = length;
+    let from = address;
+    while (left > 0) {
+      if (into.count >= into.length.length) return false;
+      let piece = left;
+      let offset = this.#memory.translate(from, piece);
+      if (offset < 0) {
+        piece = this.#memory.contiguous(from);
+        if (piece <= 0) return false;
+        if (piece > left) piece = left;
+        offset = this.#memory.translate(from, piece);
+        if (offset < 0) return false;
+      }
+      into.offset[into.count] = offset;
+      into.length[into.count] = piece;
+      into.count++;
+      from += piece;
+      left -= piece;
+    }
+    return true;
+  }
+
+  /** Gives the last `count` taken chains back to the available ring, not used. */
+  untake(count: number): void {
+    this.#next = (this.#next - count) & 0xffff;
+  }
+
+  /** Enters a chain into the used ring; the driver sees it after {@link publish}. */
+  putUsed(head: number, written: number): void {
+    const at = 1 + (this.#usedNext & this.#mask) * 2;
+    this.#used32[at] = head;
+    this.#used32[at + 1] = written;
+    if (this.#usedLogAddress >= 0 && this.#memory.logging) {
+      this.#memory.markDirty(this.#usedLogAddress + at * 4, 8);
+    }
+    this.#usedNext = (this.#usedNext + 1) & 0xffff;
+  }
+
+  /**
+   * Shows the driver all entered chains (2.7.8.2).
+   *
+   * @returns true if the driver wants to be notified of them (2.7.7.2)
+   */
+  publish(): boolean {
+    const usedNext = this.#usedNext;
+    if (usedNext === this.#published || this.#size === 0) return false;
+    Atomics.store(this.#used16, 1, usedNext);
+    this.#published = usedNext;
+    if (this.#usedLogAddress >= 0 && this.#memory.logging) {
+      this.#memory.markDirty(this.#usedLogAddress + 2, 2);
+    }
+    // The store above is sequentially consistent: what is read here is read after it.
+    if (!this.#eventIdx) {
+      return (Atomics.load(this.#avail, 0) & AVAIL_F_NO_INTERRUPT) === 0;
+    }
+    const event = Atomics.load(this.#avail, 2 + this.#size);
+    const old = this.#signalled;
+    const valid = this.#signalledValid;
+    this.#signalled = usedNext;
+    this.#signalledValid = true;
+    if (!valid) return true;
+    return ((usedNext - event - 1) & 0xffff) < ((usedNext - old) & 0xffff);
+  }
+
+  /**
+   * Asks the driver to notify when it makes more chains available than were seen so far
+   * (2.7.10), whether those were taken or not.
+   *
+   * @returns true if more came in meanwhile, for which no notification may follow
+   */
+  wantNotification(): boolean {
+    if (this.#size === 0 || this.#broken) return false;
+    if (this.#eventIdx) {
+      Atomics.store(this.#used16, 2 + this.#size * 4, this.#seen);
+      this.#logUsedWord(4 + this.#size * 8);
+    } else {
+      Atomics.store(this.#used16, 0, 0);
+      this.#logUsedWord(0);
+    }
+    return Atomics.load(this.#avail, 1) !== this.#seen;
+  }
+
+  /** Tells the driver that notifications are not needed for now. */
+  declineNotification(): void {
+    if (this.#size === 0 || this.#eventIdx) return; // a stale avail_event declines by itself
+    Atomics.store(this.#used16, 0, USED_F_NO_NOTIFY);
+    this.#logUsedWord(0);
+  }
+
+  #logUsedWord(at: number): void {
+    if (this.#usedLogAddress >= 0 && this.#memory.logging) {
+      this.#memory.markDirty(this.#usedLogAddress + at, 2);
+    }
+  }
+}
