@@ -5,11 +5,14 @@
 
 /** IPv4 or IPv6 as the guest shall see and use it. Addresses are 16 bytes, IPv4 mapped. */
 export interface FamilyConfig {
-  /** Address given to the guest by DHCP, DHCPv6 or SLAAC. */
+  /**
+   * Address given to the guest by DHCP, DHCPv6 or SLAAC. The unspecified address (IPv6 on
+   * a host without IPv6) gives none: the guest has its link-local address alone.
+   */
   readonly address: Uint8Array;
   /** Prefix length as written for the family: 0 to 32, or 0 to 128. */
   readonly prefixLength: number;
-  /** The router the guest is told of. */
+  /** The router the guest is told of; unspecified if the host's route has none. */
   readonly gateway: Uint8Array;
   /** vuelo's own address on the guest's link: the DHCP server, the router advertised. */
   readonly ourAddress: Uint8Array;
@@ -41,6 +44,8 @@ export interface ForwardRule {
   readonly last: number;
   /** Guest port that `first` maps to; the others follow. */
   readonly guestFirst: number;
+  /** Guest-side address to connect to (`:ADDR/PORT`); undefined is the guest's own. */
+  readonly guestAddress?: Uint8Array;
   /** From `all`: a port that is taken is passed over with a warning. */
   readonly weak: boolean;
 }
@@ -56,7 +61,7 @@ export interface Config {
   readonly foreground: boolean;
   readonly pidFile?: string;
   readonly logFile?: string;
-  /** --log-size in bytes; 0 is unlimited. */
+  /** --log-size: bytes that the log file may have. */
   readonly logSize: number;
   readonly logLevel: LogLevel;
   readonly pcap?: string;
