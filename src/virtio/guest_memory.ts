@@ -1,0 +1,390 @@
+/**
+ * The guest's memory as the frontend shares it: files mapped into one reserved range of
+ * addresses, which is one ArrayBuffer. A place in guest memory is an offset into that
+ * buffer; {@link GuestMemory.translate} is the only way from an address to an offset, and
+ * so the one range check between a hostile guest and this process.
+ *
+ * Between regions lie gaps without memory: an access that went astray would end the
+ * process instead of reaching another region. A removed region becomes such a gap.
+ *
+ * A frontend (not the guest) can still shrink a file after it was mapped; touching the
+ * lost pages ends this process (SIGBUS), which serves that frontend alone.
+ */
+import {
+  fileStatus,
+  mapShared,
+  PAGE_SIZE,
+  type Reservation,
+  reserve,
+  unmap,
+} from "../../ffi/memory.ts";
+
+/** Regions at most: what GET_MAX_MEM_SLOTS is answered with. */
+export const MAX_MEMORY_SLOTS = 509;
+/** Guest memory is logged in pages of this size (VHOST_LOG_PAGE). */
+const LOG_PAGE = 0x1000;
+/** A log of this size covers 256 TiB. */
+const MAX_LOG_SIZE = 2 ** 33;
+/** Regions start at multiples of this, so that transparent huge pages can back them. */
+const ALIGNMENT = 2 ** 21;
+const MAX_ALIGNMENT = 2 ** 30;
+const DEFAULT_LIMIT = 2 ** 40;
+const MIN_LIMIT = 2 ** 30;
+
+/** A region as SET_MEM_TABLE and ADD_MEM_REG describe it; all are bytes. */
+export interface RegionRequest {
+  readonly guestAddress: number;
+  readonly size: number;
+  /** Where the frontend itself sees the region; ring addresses are given so. */
+  readonly userAddress: number;
+  /** Where the region starts in its file. */
+  readonly mmapOffset: number;
+}
+
+/** A table, region or log that cannot be used. */
+export class MemoryError extends Error {
+  override readonly name = "MemoryError";
+}
+
+/** A part of the reservation that is in use. */
+interface Mapping {
+  readonly mapAt: number;
+  readonly mapLength: number;
+}
+
+interface Region extends RegionRequest, Mapping {
+  /** Offset of the region's first byte in the view. */
+  readonly place: number;
+}
+
+const hex = (address: number) => `0x${address.toString(16)}`;
+const describe = (region: RegionRequest) =>
+  `region at guest address ${hex(region.guestAddress)}, ${region.size} bytes`;
+const roundUp = (value: number, align: number) => Math.ceil(value / align) * align;
+
+export class GuestMemory {
+  /** Address of offset 0, for system calls. */
+  readonly base: number;
+  readonly buffer: ArrayBuffer;
+  /** All of guest memory; only offsets that translate() returned may be touched. */
+  readonly view: DataView;
+  /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
+  logging = false;
+
+  #regions: Region[] = [];
+  /** The same regions in numbers, sorted by guest address. */
+  #guests = new Float64Array(0);
+  #sizes = new Float64Array(0);
+  #places = new Float64Array(0);
+  /** The region found last. */
+  #guest = 0;
+  #size = 0;
+  #place = 0;
+
+  #logWanted = false;
+  #log: Uint8Array | null = null;
+  #logMapping: Mapping | null = null;
+
+  /**
+   * Reserves addresses, which takes no memory and lasts as long as the process.
+   *
+   * @param limit bytes of guest memory at most, a power of two; less is tried if the
+   *   kernel does not give as much
+   * @throws {MemoryError} if not even 1 GiB can be had
+   */
+  constructor(limit = DEFAULT_LIMIT) {
+    let reservation: Reservation | null = null;
+    for (let size = limit; reservation === null && size >= MIN_LIMIT; size /= 2) {
+      reservation = reserve(size);
+    }
+    if (reservation === null) {
+      throw new MemoryError("no addresses left to map guest memory at: see ulimit -v");
+    }
+    this.base = reservation.base;
+    this.buffer = reservation.buffer;
+    this.view = new DataView(reservation.buffer);
+  }
+
+  /** The regions in use, sorted by guest address. */
+  get regions(): readonly RegionRequest[] {
+    return this.#regions;
+  }
+
+  /**
+   * Where a range of guest memory lies.
+   *
+   * @param address guest physical address, below 2^53
+   * @param length bytes, not negative
+   * @returns the offset of its first byte in {@link view}, or -1 unless all of it lies
+   *   within one region
+   */
+  translate(address: number, length: number): number {
+    const at = address - this.#guest;
+    if (at >= 0 && at < this.#size && length <= this.#size - at) {
+      return this.#place + at;
+    }
+    const found = this.#find(address);
+    if (found < 0) return -1;
+    const inside = address - this.#guest;
+    return length <= this.#size - inside ? this.#place + inside : -1;
+  }
+
+  /** Bytes from `address` to the end of its region, 0 if it is in none. */
+  contiguous(address: number): number {
+    return this.#find(address) < 0 ? 0 : this.#guest + this.#size - address;
+  }
+
+  /** Makes the region that holds `address` the current one; its index, or -1. */
+  #find(address: number): number {
+    const guests = this.#guests;
+    let low = 0;
+    let high = guests.length - 1;
+    while (low <= high) {
+      const middle = (low + high) >>> 1;
+      if (address < guests[middle]) high = middle - 1;
+      else if (address - guests[middle] < this.#sizes[middle]) {
+        this.#select(middle);
+        return middle;
+      } else low = middle + 1;
+    }
+    return -1;
+  }
+
+  #select(index: number): void {
+    this.#guest = this.#guests[index];
+    this.#size = this.#sizes[index];
+    this.#place = this.#places[index];
+  }
+
+  /** As translate(), of an address of the frontend's own (SET_VRING_ADDR). */
+  translateUser(address: number, length: number): number {
+    for (const region of this.#regions) {
+      const at = address - region.userAddress;
+      if (at >= 0 && at < region.size && length <= region.size - at) {
+        return region.place + at;
+      }
+    }
+    return -1;
+  }
+
+  /**
+   * Replaces all regions; `fds[i]` is the file of `requests[i]` and stays the caller's.
+   * What was mapped before goes away. On failure nothing has changed.
+   *
+   * @throws {MemoryError} if a region makes no sense, does not fit its file, or overlaps
+   * @throws {SyscallError} if the kernel refuses to map it
+   */
+  setTable(requests: readonly RegionRequest[], fds: readonly number[]): void {
+    const added: Region[] = [];
+    const old = this.#regions;
+    try {
+      for (let i = 0; i < requests.length; i++) {
+        checkOverlap(requests[i], added);
+        added.push(this.#map(requests[i], fds[i], [...old, ...added]));
+      }
+    } catch (error) {
+      for (const region of added) this.#unmap(region);
+      throw error;
+    }
+    this.#install(added);
+    for (const region of old) this.#unmap(region);
+  }
+
+  /** Adds a region. On failure nothing has changed; errors as for setTable(). */
+  addRegion(request: RegionRequest, fd: number): void {
+    if (this.#regions.length >= MAX_MEMORY_SLOTS) {
+      throw new MemoryError(`more than ${MAX_MEMORY_SLOTS} memory regions`);
+    }
+    checkOverlap(request, this.#regions);
+    this.#install([...this.#regions, this.#map(request, fd, this.#regions)]);
+  }
+
+  /**
+   * Removes the region with these addresses and size; the offset into its file does not
+   * count. @throws {MemoryError} if there is none.
+   */
+  removeRegion(request: RegionRequest): void {
+    const found = this.#regions.find((region) =>
+      region.guestAddress === request.guestAddress &&
+      region.userAddress === request.userAddress && region.size === request.size
+    );
+    if (found === undefined) throw new MemoryError(`no such ${describe(request)}`);
+    this.#install(this.#regions.filter((region) => region !== found));
+    this.#unmap(found);
+  }
+
+  /** Removes all regions and the log. */
+  clear(): void {
+    this.setTable([], []);
+    this.clearLog();
+    this.setLogging(false);
+  }
+
+  #install(regions: Region[]): void {
+    this.#regions = regions.toSorted((a, b) => a.guestAddress - b.guestAddress);
+    this.#guests = Float64Array.from(this.#regions, (region) => region.guestAddress);
+    this.#sizes = Float64Array.from(this.#regions, (region) => region.size);
+    this.#places = Float64Array.from(this.#regions, (region) => region.place);
+    this.#guest = this.#size = this.#place = 0;
+    if (regions.length > 0) this.#select(0);
+  }
+
+  #map(request: RegionRequest, fd: number, taken: readonly Mapping[]): Region {
+    const { guestAddress, size, userAddress, mmapOffset } = request;
+    const name = describe(request);
+    if (size <= 0) throw new MemoryError(`${name}: is empty`);
+    for (const start of [guestAddress, userAddress, mmapOffset]) {
+      if (start + size > Number.MAX_SAFE_INTEGER) {
+        throw new MemoryError(`${name}: ends beyond 2^53`);
+      }
+    }
+    const { mapping, skip } = this.#mapFile(fd, mmapOffset, size, taken, name);
+    return {
+      guestAddress,
+      size,
+      userAddress,
+      mmapOffset,
+      ...mapping,
+      place: mapping.mapAt + skip,
+    };
+  }
+
+  /**
+   * Maps a part of a file where it finds room. The mapping is widened to whole pages of
+   * the file, huge ones for hugetlbfs; `skip` is where the wanted part starts in it.
+   */
+  #mapFile(
+    fd: number,
+    offset: number,
+    size: number,
+    taken: readonly Mapping[],
+    name: string,
+  ): { readonly mapping: Mapping; readonly skip: number } {
+    const file = fileStatus(fd);
+    if (!file.isFile) throw new MemoryError(`${name}: is not in a file`);
+    if (offset + size > file.size) {
+      throw new MemoryError(
+        `${name}: needs ${offset + size} bytes of a file that has ${file.size}`,
+      );
+    }
+    const page = pageSize(file.blockSize);
+    const skip = offset % page;
+    const mapLength = roundUp(skip + size, page);
+    const all = this.#logMapping === null ? taken : [...taken, this.#logMapping];
+    const mapAt = this.#room(mapLength, Math.max(page, ALIGNMENT), all);
+    if (mapAt < 0) {
+      throw new MemoryError(
+        `${name}: does not fit the ${this.buffer.byteLength} bytes for guest memory`,
+      );
+    }
+    try {
+      mapShared(this.base + mapAt, mapLength, fd, offset - skip);
+    } catch (error) {
+      // A failed MAP_FIXED may have removed what was there: make it a gap again.
+      unmap(this.base + mapAt, mapLength);
+      throw error;
+    }
+    return { mapping: { mapAt, mapLength }, skip };
+  }
+
+  /** First place for `length` bytes with a gap on both sides, or -1. */
+  #room(length: number, align: number, taken: readonly Mapping[]): number {
+    // Addresses, not offsets, must be aligned.
+    const place = (offset: number) => roundUp(this.base + offset, align) - this.base;
+    let at = place(ALIGNMENT);
+    for (const { mapAt, mapLength } of taken.toSorted((a, b) => a.mapAt - b.mapAt)) {
+      if (at + length + ALIGNMENT <= mapAt) break;
+      at = place(mapAt + mapLength + ALIGNMENT);
+    }
+    return at + length + ALIGNMENT <= this.buffer.byteLength ? at : -1;
+  }
+
+  #unmap(mapping: Mapping): void {
+    unmap(this.base + mapping.mapAt, mapping.mapLength);
+  }
+
+  /**
+   * Uses `size` bytes of a file from `offset` on as the dirty log: one bit for each page
+   * of 4 KiB, the first for guest address 0. Replaces a log set before.
+   *
+   * @throws {MemoryError} if the file is shorter or the log covers nothing
+   */
+  setLog(fd: number, size: number, offset: number): void {
+    if (size <= 0 || size > MAX_LOG_SIZE || offset > Number.MAX_SAFE_INTEGER - size) {
+      throw new MemoryError(`dirty log: cannot be ${size} bytes at ${offset}`);
+    }
+    const { mapping, skip } = this.#mapFile(fd, offset, size, this.#regions, "dirty log");
+    this.clearLog();
+    this.#logMapping = mapping;
+    this.#log = new Uint8Array(this.buffer, mapping.mapAt + skip, size);
+    this.logging = this.#logWanted;
+  }
+
+  clearLog(): void {
+    this.logging = false;
+    this.#log = null;
+    if (this.#logMapping !== null) this.#unmap(this.#logMapping);
+    this.#logMapping = null;
+  }
+
+  /** Turns logging on (VHOST_F_LOG_ALL) once there is a log, or off. */
+  setLogging(wanted: boolean): void {
+    this.#logWanted = wanted;
+    this.logging = wanted && this.#log !== null;
+  }
+
+  /** Bytes of the dirty log, 0 without one. */
+  get logSize(): number {
+    return this.#log === null ? 0 : this.#log.length;
+  }
+
+  /**
+   * Marks a range of guest addresses as written, after it was. Pages beyond the log are
+   * passed over: the frontend promised to cover all that it shares.
+   */
+  markDirty(address: number, length: number): void {
+    const log = this.#log;
+    if (log === null || length <= 0) return;
+    const last = Math.floor((address + length - 1) / LOG_PAGE);
+    const end = log.length * 8;
+    for (let page = Math.floor(address / LOG_PAGE); page <= last && page < end; page++) {
+      Atomics.or(log, Math.floor(page / 8), 1 << (page % 8));
+    }
+  }
+
+  /** As markDirty(), of a range that translate() gave as an offset. */
+  markDirtyOffset(offset: number, length: number): void {
+    const at = offset - this.#place;
+    if (at >= 0 && at < this.#size) {
+      this.markDirty(this.#guest + at, length);
+      return;
+    }
+    for (let i = 0; i < this.#places.length; i++) {
+      const inside = offset - this.#places[i];
+      if (inside >= 0 && inside < this.#sizes[i]) {
+        this.markDirty(this.#guests[i] + inside, length);
+        return;
+      }
+    }
+  }
+}
+
+/** The unit of mapping a file: hugetlbfs tells its page size as the block size. */
+function pageSize(blockSize: number): number {
+  const isPower = blockSize > 0 && (blockSize & (blockSize - 1)) === 0;
+  return isPower && blockSize > PAGE_SIZE && blockSize <= MAX_ALIGNMENT
+    ? blockSize
+    : PAGE_SIZE;
+}
+
+function checkOverlap(request: RegionRequest, others: readonly RegionRequest[]): void {
+  const { guestAddress: guest, userAddress: user, size } = request;
+  for (const other of others) {
+    if (
+      guest < other.guestAddress + other.size && other.guestAddress < guest + size ||
+      user < other.userAddress + other.size && other.userAddress < user + size
+    ) {
+      throw new MemoryError(`${describe(request)}: overlaps the ${describe(other)}`);
+    }
+  }
+}
