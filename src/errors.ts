@@ -8,7 +8,9 @@ export class UsageError extends Error {
    * @param problem what was expected, or what to do
    */
   constructor(what: string, problem: string) {
-    super(`${what}: ${problem}`);
+    // One line, whatever is in the value.
+    // deno-lint-ignore no-control-regex
+    super(`${what}: ${problem}`.replace(/[\x00-\x1f\x7f]/g, "?"));
   }
 }
 
