@@ -1,0 +1,272 @@
+/**
+ * The state of each ring, from what messages set piece by piece to a running ring of the
+ * backend. A ring runs once its size, addresses and kick are set and memory holds all of
+ * it; anything that moves it stops it first and starts it again at the same entry.
+ */
+import { close, isPollable } from "../../ffi/event.ts";
+import { setNonBlocking } from "../../ffi/memory.ts";
+import { type Backend, NO_FD, type SessionLog, type Vring } from "./backend.ts";
+import { ProtocolError, type VringAddresses } from "./message.ts";
+
+const MAX_RING_SIZE = 32768;
+/** Alignment that virtio 1.3, 2.7 demands of each area. */
+const DESC_ALIGN = 16;
+const AVAIL_ALIGN = 2;
+const USED_ALIGN = 4;
+
+class Ring implements Vring {
+  size = 0;
+  descOffset = -1;
+  availOffset = -1;
+  usedOffset = -1;
+  baseIndex = 0;
+  kickFd = NO_FD;
+  callFd = NO_FD;
+  errFd = NO_FD;
+  enabled = false;
+  usedLogAddress = -1;
+
+  /** As the frontend gave them; undefined before. */
+  addresses: VringAddresses | undefined;
+  /** SET_VRING_KICK came since the ring was stopped. */
+  kickSet = false;
+  running = false;
+
+  constructor(readonly index: number) {}
+}
+
+export class Rings {
+  readonly #backend: Backend;
+  readonly #log: SessionLog;
+  readonly #rings: readonly Ring[];
+
+  constructor(backend: Backend, log: SessionLog) {
+    this.#backend = backend;
+    this.#log = log;
+    this.#rings = Array.from(
+      { length: backend.maxQueues },
+      (_, index) => new Ring(index),
+    );
+  }
+
+  #ring(index: number): Ring {
+    const ring = this.#rings[index];
+    if (ring === undefined) {
+      throw new ProtocolError(
+        `ring ${index}, expected one below ${this.#rings.length}`,
+      );
+    }
+    return ring;
+  }
+
+  /** SET_VRING_NUM. */
+  setSize(index: number, size: number): void {
+    const ring = this.#ring(index);
+    if (size < 1 || size > MAX_RING_SIZE || (size & (size - 1)) !== 0) {
+      throw new ProtocolError(
+        `ring ${index}: ${size} entries, expected a power of two up to ${MAX_RING_SIZE}`,
+      );
+    }
+    this.#stopForSetup(ring);
+    ring.size = size;
+  }
+
+  /** SET_VRING_BASE: the next available index to take. */
+  setBase(index: number, base: number): void {
+    const ring = this.#ring(index);
+    if (base > 0xffff) {
+      throw new ProtocolError(`ring ${index}: starts at ${base}, expected 16 bits`);
+    }
+    this.#stopForSetup(ring);
+    ring.baseIndex = base;
+  }
+
+  /**
+   * A driver of virtio_uml sets its rings up anew after it disabled them, without
+   * stopping them by GET_VRING_BASE.
+   */
+  #stopForSetup(ring: Ring): void {
+    if (!ring.running) return;
+    if (ring.enabled) {
+      throw new ProtocolError(`ring ${ring.index}: is running, cannot be set up`);
+    }
+    this.#stop(ring);
+  }
+
+  /** SET_VRING_ADDR; a running ring goes on at the new addresses. */
+  setAddresses(index: number, addresses: VringAddresses): void {
+    const ring = this.#ring(index);
+    const { desc, avail, used } = addresses;
+    if (
+      desc % DESC_ALIGN !== 0 || avail % AVAIL_ALIGN !== 0 || used % USED_ALIGN !== 0
+    ) {
+      throw new ProtocolError(`ring ${index}: addresses are not aligned`);
+    }
+    const hasMemory = this.#backend.memory.regions.length > 0;
+    if (ring.size > 0 && hasMemory && !this.#locate(addresses, ring.size)) {
+      throw new ProtocolError(`ring ${index}: does not lie in shared memory`);
+    }
+    this.#suspend(ring);
+    ring.addresses = addresses;
+    this.#start(ring);
+  }
+
+  /** Offsets of a ring's areas if each lies in one region. */
+  #locate(addresses: VringAddresses, size: number) {
+    const { desc, avail, used } = addresses;
+    const memory = this.#backend.memory;
+    const descOffset = memory.translateUser(desc, 16 * size);
+    const availOffset = memory.translateUser(avail, 6 + 2 * size);
+    const usedOffset = memory.translateUser(used, 6 + 8 * size);
+    // Regions need not be aligned themselves, so that the offsets are judged as well.
+    const usable = descOffset >= 0 && availOffset >= 0 && usedOffset >= 0 &&
+      descOffset % DESC_ALIGN === 0 && availOffset % AVAIL_ALIGN === 0 &&
+      usedOffset % USED_ALIGN === 0;
+    return usable ? { descOffset, availOffset, usedOffset } : undefined;
+  }
+
+  /** GET_VRING_BASE: stops the ring; returns its next available index. */
+  stop(index: number): number {
+    const ring = this.#ring(index);
+    this.#stop(ring);
+    return ring.baseIndex;
+  }
+
+  #stop(ring: Ring): void {
+    this.#suspend(ring);
+    ring.kickSet = false;
+    ring.kickFd = closed(ring.kickFd);
+  }
+
+  /**
+   * SET_VRING_KICK: all is set up, the ring may run. `fd` is the ring's from now on;
+   * {@link NO_FD} asks for polling.
+   */
+  setKick(index: number, fd: number): void {
+    const ring = this.#adopt(index, fd);
+    this.#suspend(ring);
+    closed(ring.kickFd);
+    ring.kickFd = fd;
+    ring.kickSet = true;
+    this.#start(ring);
+  }
+
+  /** SET_VRING_CALL. */
+  setCall(index: number, fd: number): void {
+    const ring = this.#adopt(index, fd);
+    const old = ring.callFd;
+    ring.callFd = fd;
+    this.#update(ring);
+    closed(old);
+  }
+
+  /** SET_VRING_ERR. */
+  setErr(index: number, fd: number): void {
+    const ring = this.#adopt(index, fd);
+    const old = ring.errFd;
+    ring.errFd = fd;
+    this.#update(ring);
+    closed(old);
+  }
+
+  /** Judges a descriptor for a ring; closes it if it is refused. */
+  #adopt(index: number, fd: number): Ring {
+    try {
+      const ring = this.#ring(index);
+      if (fd === NO_FD) return ring;
+      if (!isPollable(fd)) {
+        throw new ProtocolError(`ring ${index}: expected an eventfd or pipe, got a file`);
+      }
+      // A hostile eventfd or full pipe must not make this process wait.
+      setNonBlocking(fd);
+      return ring;
+    } catch (error) {
+      closed(fd);
+      throw error;
+    }
+  }
+
+  /** SET_VRING_ENABLE. */
+  enable(index: number, enabled: boolean): void {
+    const ring = this.#ring(index);
+    if (ring.enabled === enabled) return;
+    ring.enabled = enabled;
+    this.#update(ring);
+  }
+
+  enableAll(enabled: boolean): void {
+    for (const ring of this.#rings) this.enable(ring.index, enabled);
+  }
+
+  stopAll(): void {
+    for (const ring of this.#rings) this.#stop(ring);
+  }
+
+  /** RESET_DEVICE: as at first, but interrupts stay where the frontend wants them. */
+  reset(): void {
+    for (const ring of this.#rings) {
+      this.#stop(ring);
+      ring.enabled = false;
+      ring.size = 0;
+      ring.baseIndex = 0;
+      ring.addresses = undefined;
+      ring.usedLogAddress = -1;
+    }
+  }
+
+  /** Starts rings that waited for the memory that has been added. */
+  startWaiting(): void {
+    for (const ring of this.#rings) this.#start(ring);
+  }
+
+  /** Runs `change`, which may replace guest memory, while no ring runs. */
+  moveMemory(change: () => void): void {
+    for (const ring of this.#rings) this.#suspend(ring);
+    try {
+      change();
+    } finally {
+      for (const ring of this.#rings) this.#start(ring);
+    }
+  }
+
+  /** Stops everything and closes all descriptors. */
+  close(): void {
+    for (const ring of this.#rings) {
+      this.#stop(ring);
+      ring.callFd = closed(ring.callFd);
+      ring.errFd = closed(ring.errFd);
+    }
+  }
+
+  #update(ring: Ring): void {
+    if (ring.running) this.#backend.updateQueue(ring);
+  }
+
+  #suspend(ring: Ring): void {
+    if (!ring.running) return;
+    ring.baseIndex = this.#backend.stopQueue(ring.index) & 0xffff;
+    ring.running = false;
+  }
+
+  #start(ring: Ring): void {
+    if (ring.running || !ring.kickSet || ring.size === 0) return;
+    if (ring.addresses === undefined) return;
+    const place = this.#locate(ring.addresses, ring.size);
+    if (place === undefined) {
+      this.#log.info(`ring ${ring.index} waits for memory that holds it`);
+      return;
+    }
+    ring.descOffset = place.descOffset;
+    ring.availOffset = place.availOffset;
+    ring.usedOffset = place.usedOffset;
+    ring.usedLogAddress = ring.addresses.log;
+    ring.running = true;
+    this.#backend.startQueue(ring);
+  }
+}
+
+/** Closes a descriptor if there is one; what to note in its place. */
+function closed(fd: number): number {
+  if (fd !== NO_FD) close(fd);
+  return NO_FD;
+}
