@@ -119,7 +119,7 @@ class Log {
   info(message: string): void {
     this.write("info", message);
   }
-  warning(message: string): void {
+  warn(message: string): void {
     this.write("warning", message);
   }
   error(message: string): void {

@@ -19,7 +19,7 @@ Deno.test("a log file has time and level on every line", () => {
   const text = logged(() => {
     log.info("first");
     log.debug("not wanted");
-    log.warning("second");
+    log.warn("second");
   });
   const lines = text.trimEnd().split("\n");
   assertEquals(lines.length, 2);

@@ -50,16 +50,19 @@ class PortError extends Error {}
  * Reads every -t or every -u of a command line, in order.
  *
  * @param ephemeral the host's range of ephemeral ports, which `all` leaves out
+ * @param check may refuse a rule for what only the caller knows, by an exception
  * @throws {UsageError} naming the option, its value and what is wrong with it
  */
 export function parseForwards(
   protocol: ForwardRule["protocol"],
   values: readonly OptionValue[],
   ephemeral: PortRange,
+  check: (rule: ForwardRule, value: OptionValue) => void = () => {},
 ): ForwardRule[] {
   const rules: ForwardRule[] = [];
   let none = false;
-  for (const { text, written } of values) {
+  for (const value of values) {
+    const { text, written } = value;
     try {
       if (text === "none") {
         if (rules.length > 0) {
@@ -74,6 +77,7 @@ export function parseForwards(
         if (other !== undefined) {
           throw new PortError(`${describeRule(rule)} overlaps ${describeRule(other)}`);
         }
+        check(rule, value);
         rules.push(rule);
       }
     } catch (error) {

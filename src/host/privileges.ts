@@ -1,0 +1,81 @@
+/** Which user vuelo serves as, and the change to it. */
+import {
+  becomeUser,
+  effectiveUser,
+  findGroup,
+  findUser,
+  findUserByNumber,
+  forbidNewPrivileges,
+  type UserEntry,
+} from "../../ffi/process.ts";
+import type { Config } from "../config.ts";
+import { StartError } from "../errors.ts";
+
+/** Debian's and Fedora's number of nobody, and of its group. */
+const NOBODY: UserEntry = { uid: 65534, gid: 65534 };
+const MAX_ID = 0xffff_fffe;
+
+/**
+ * Reads `USER[:GROUP]`, each a name or a number.
+ *
+ * @return undefined if the system doesn't know one of them
+ */
+export function parseUser(text: string): UserEntry | undefined {
+  const [userText, groupText, ...more] = text.split(":");
+  if (more.length > 0) return undefined;
+  const number = parseId(userText);
+  const user = number === undefined
+    ? findUser(userText)
+    : { uid: number, gid: findUserByNumber(number)?.gid ?? number };
+  if (user === undefined || groupText === undefined) return user;
+  const gid = parseId(groupText) ?? (groupText === "" ? undefined : findGroup(groupText));
+  return gid === undefined ? undefined : { uid: user.uid, gid };
+}
+
+function parseId(text: string): number | undefined {
+  if (!/^[0-9]{1,10}$/.test(text)) return undefined;
+  const id = Number(text);
+  return id <= MAX_ID ? id : undefined;
+}
+
+/**
+ * The user to become without --runas: nobody for root, else undefined. "Root" of a user
+ * namespace is an ordinary user that may not become another one, and stays.
+ */
+export function defaultUser(): UserEntry | undefined {
+  if (effectiveUser() !== 0 || !isInitialUserNamespace()) return undefined;
+  return findUser("nobody") ?? NOBODY;
+}
+
+function isInitialUserNamespace(): boolean {
+  try {
+    const map = Deno.readTextFileSync("/proc/self/uid_map").trim().split(/\s+/);
+    return map.join(" ") === "0 0 4294967295";
+  } catch {
+    // A kernel without user namespaces has only the first.
+    return true;
+  }
+}
+
+/**
+ * Gives up what the process needed to start: call it when sockets, PID file and capture
+ * are open. Threads made before keep the right to gain privileges by executing a file,
+ * which vuelo never does.
+ *
+ * @throws {StartError} if the user can't be changed
+ */
+export function dropPrivileges(config: Pick<Config, "runAs">): void {
+  const { runAs } = config;
+  try {
+    if (runAs !== undefined && runAs.uid !== effectiveUser()) {
+      becomeUser(runAs.uid, runAs.gid);
+    }
+    forbidNewPrivileges();
+  } catch (error) {
+    throw new StartError(
+      `cannot become user ${runAs?.uid}, group ${runAs?.gid}: ${
+        (error as Error).message
+      }`,
+    );
+  }
+}
