@@ -97,6 +97,14 @@ function identityOf(path: string): string {
   }
 }
 
+function removeFile(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    throw new StartError(`${path}: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
 /** Removes a socket that nobody listens at. @throws {StartError} for anything else. */
 function removeStale(path: string): void {
   let status: Deno.FileInfo;
@@ -116,7 +124,7 @@ function removeStale(path: string): void {
   } catch (error) {
     if (!(error instanceof SyscallError)) throw error;
     if (error.number === Errno.ENOENT) return;
-    if (error.number === Errno.ECONNREFUSED) return Deno.removeSync(path);
+    if (error.number === Errno.ECONNREFUSED) return removeFile(path);
     if (error.number !== Errno.EAGAIN) throw error;
   }
   throw new StartError(`${path}: another process listens there; stop it or name another`);
