@@ -50,7 +50,7 @@ export function accelerator(): Promise<readonly string[]> {
 
 async function choose(): Promise<readonly string[]> {
   const boot = await Deno.readTextFile("/proc/sys/kernel/random/boot_id").catch(() => "");
-  const key = await digest([boot, String(Deno.uid()), (await kernel()).version]);
+  const key = await digest([boot, (await kernel()).version]);
   const path = `${cacheFolder()}/accelerator-${key}`;
   await image(await kernel(), "base"); // built before the lock is taken
   await cached(path, async (temporary) => {
