@@ -26,7 +26,7 @@ const SHAPES: readonly {
 }[] = [
   { request: 1, size: 0, fds: 0, replies: true },
   { request: 2, size: 8, fds: 0 },
-  { request: 3, size: 0, fds: 0 },
+  { request: 3, size: 0, fds: 0, longer: true },
   { request: 4, size: 0, fds: 0 },
   { request: 5, size: 40, fds: 1, longer: true },
   { request: 6, size: 16, fds: 1, replies: true, needs: 1 },
