@@ -34,7 +34,6 @@ const sys = libc({
 const PR_SET_NO_NEW_PRIVS = 38;
 const O_RDWR_CLOEXEC = 0o2000002;
 const F_GETFD = 1;
-const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 const SOL_SOCKET = 1;
 const SO_TYPE = 3;
@@ -93,11 +92,17 @@ export function forbidNewPrivileges(): void {
   checked(sys.prctl(PR_SET_NO_NEW_PRIVS, 1n, 0n, 0n, 0n), "prctl(PR_SET_NO_NEW_PRIVS)");
 }
 
-/** Points standard input, output and error to nowhere. */
-export function closeStandardStreams(): void {
+/** Makes these descriptors refer to /dev/null. */
+export function replaceByNull(fds: readonly number[]): void {
   const none = checked(sys.open(encoder.encode("/dev/null\0"), O_RDWR_CLOEXEC), "open()");
-  for (const fd of [0, 1, 2]) checked(sys.dup2(none, fd), `dup2(${fd})`);
-  if (none > 2) sys.close(none);
+  for (const fd of fds) checked(sys.dup2(none, fd), `dup2(${fd})`);
+  if (!fds.includes(none)) sys.close(none);
+}
+
+/** Whether a program that is executed would have this descriptor, too. */
+export function isInherited(fd: number): boolean {
+  const flags = sys.fcntl(fd, F_GETFD, 0);
+  return flags !== -1 && (flags & FD_CLOEXEC) === 0;
 }
 
 /** What a descriptor that was passed in is. */
@@ -110,9 +115,4 @@ export function describeFd(fd: number): "closed" | "stream socket" | "other" {
   const length = new Int32Array([4]);
   const failed = sys.getsockopt(fd, SOL_SOCKET, SO_TYPE, value, length) === -1;
   return !failed && value[0] === SOCK_STREAM ? "stream socket" : "other";
-}
-
-/** Keeps a descriptor from programs that are executed later, or hands it on to them. */
-export function setInherited(fd: number, inherited: boolean): void {
-  checked(sys.fcntl(fd, F_SETFD, inherited ? 0 : FD_CLOEXEC), `fcntl(${fd})`);
 }

@@ -49,9 +49,14 @@ const CONTRADICTIONS: readonly (readonly [OptionName, OptionName])[] = [
  * Makes the configuration.
  *
  * @param host what the host has, for everything that the options leave open
+ * @param freePath a path for the socket if none is given
  * @throws {UsageError} naming an option or value that is wrong or contradicts another
  */
-export function configure(options: ParsedOptions, host: HostFacts): Configured {
+export function configure(
+  options: ParsedOptions,
+  host: HostFacts,
+  freePath: () => string,
+): Configured {
   for (const [one, other] of CONTRADICTIONS) {
     const value = options.last(one);
     const against = options.last(other);
@@ -67,8 +72,10 @@ export function configure(options: ParsedOptions, host: HostFacts): Configured {
   const warnings = [...found.warnings];
   const ndp = !options.has("no-ndp") && !options.has("no-icmp");
   const mtu = readMtu(options, families, warnings);
+  const socketPath = readSocketPath(options);
+  const process = processOptions(options);
   const config: Config = {
-    ...processOptions(options),
+    ...process,
     mtu,
     ourMac: readOurMac(options),
     ...found.ip4 === undefined ? {} : { ip4: found.ip4 },
@@ -89,6 +96,8 @@ export function configure(options: ParsedOptions, host: HostFacts): Configured {
       ...forwards("tcp", options, host, families),
       ...forwards("udp", options, host, families),
     ],
+    // Last, as it may remove a stale socket: only when all else is right.
+    socketPath: process.fd === undefined ? socketPath ?? freePath() : undefined,
   };
   return { config, warnings };
 }
@@ -103,7 +112,6 @@ function processOptions(options: ParsedOptions) {
   };
   const size = options.last("log-size");
   return {
-    socketPath: readSocketPath(options),
     fd,
     oneOff: options.has("one-off") || fd !== undefined,
     foreground: options.has("foreground"),

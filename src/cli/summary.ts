@@ -3,13 +3,11 @@ import type { Config, FamilyConfig } from "../config.ts";
 import { formatAddress, formatMac, isUnspecified } from "../wire/address.ts";
 import { describeRule } from "./ports.ts";
 
-/**
- * The lines of the summary.
- *
- * @param socketPath where vuelo listens; undefined if the connection was passed in
- */
-export function summary(config: Config, socketPath?: string): string[] {
+/** The lines of the summary. */
+export function summary(config: Config): string[] {
+  const { socketPath } = config;
   const lines = [
+    ...socketPath === undefined ? [] : [`Listening at ${socketPath}`],
     `MAC address: ${formatMac(config.ourMac)}`,
     ...family("IPv4", config, config.ip4),
     ...family("IPv6", config, config.ip6),
@@ -24,7 +22,7 @@ export function summary(config: Config, socketPath?: string): string[] {
   }
   if (socketPath !== undefined) {
     lines.push(
-      "Options for QEMU, where SIZE is that of -m:",
+      "Options for QEMU (size as in -m):",
       `  ${qemuOptions(socketPath)}`,
     );
   }
@@ -40,8 +38,9 @@ export function qemuOptions(socketPath: string): string {
   const path = socketPath.replaceAll(",", ",,");
   const chardev = `socket,id=vuelo,path=${path}`;
   return [
-    "-object memory-backend-memfd,id=mem,size=SIZE,share=on",
-    "-numa node,memdev=mem",
+    "-m 1G",
+    "-object memory-backend-memfd,id=mem,size=1G,share=on",
+    "-machine memory-backend=mem",
     `-chardev ${/^[\w./,=@%+:-]*$/.test(chardev) ? chardev : quote(chardev)}`,
     "-netdev vhost-user,id=net,chardev=vuelo",
     "-device virtio-net-pci,netdev=net",

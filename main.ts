@@ -1,0 +1,76 @@
+/** vuelo: reads the command line, and ends the process. */
+import {
+  isBackgroundChild,
+  reportReady,
+  startInBackground,
+} from "./src/cli/background.ts";
+import { configure } from "./src/cli/configure.ts";
+import { helpText } from "./src/cli/help.ts";
+import { type ParsedOptions, parseOptions } from "./src/cli/options.ts";
+import { summary } from "./src/cli/summary.ts";
+import { StartError, UsageError } from "./src/errors.ts";
+import { closeInherited, standardStreams } from "./src/host/descriptors.ts";
+import { readFacts } from "./src/host/facts.ts";
+import { PidFile } from "./src/host/pid_file.ts";
+import { freeSocketPath } from "./src/host/socket_path.ts";
+import { log } from "./src/log.ts";
+import { VERSION } from "./src/version.ts";
+
+const EXIT_FAILURE = 1;
+const EXIT_USAGE = 2;
+
+/** The document that libvirt asks for (QEMU, docs/interop/vhost-user.json). */
+const CAPABILITIES = { type: "net", features: [] };
+
+/** Text for an option that only shows something. */
+function information(options: ParsedOptions): string | undefined {
+  if (options.has("help")) return helpText();
+  if (options.has("version")) return `vuelo ${VERSION}\n`;
+  if (options.has("print-capabilities")) return JSON.stringify(CAPABILITIES) + "\n";
+  return undefined;
+}
+
+async function main(): Promise<number> {
+  const options = parseOptions(Deno.args);
+  const text = information(options);
+  if (text !== undefined) {
+    Deno.stdout.writeSync(new TextEncoder().encode(text));
+    return 0;
+  }
+  const inBackground = isBackgroundChild();
+  if (!inBackground && !options.has("foreground")) {
+    return await startInBackground(options.last("fd")?.text === "0");
+  }
+  const streams = inBackground ? standardStreams() : [];
+  const { config, warnings } = configure(options, readFacts(), freeSocketPath);
+  closeInherited(config.fd);
+  log.configure({ level: config.logLevel, file: config.logFile, size: config.logSize });
+  for (const warning of warnings) log.warn(warning);
+  const pidFile = config.pidFile === undefined ? undefined : new PidFile(config.pidFile);
+  const { run } = await import("./src/app.ts");
+  return await run(config, {
+    ready: () => {
+      pidFile?.write();
+      for (const line of summary(config)) log.info(line);
+      if (inBackground) reportReady(streams);
+    },
+  });
+}
+
+/** Tells what went wrong in one line; a defect also with its stack. */
+function fail(error: unknown): number {
+  const known = error instanceof UsageError || error instanceof StartError;
+  const text = known || !(error instanceof Error)
+    ? (error as Error).message ?? String(error)
+    : error.stack ?? error.message;
+  Deno.stderr.writeSync(new TextEncoder().encode(`vuelo: ${text}\n`));
+  return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILURE;
+}
+
+let status: number;
+try {
+  status = await main();
+} catch (error) {
+  status = fail(error);
+}
+Deno.exit(status);

@@ -1,0 +1,41 @@
+/** Descriptors that came with the process, which would keep others waiting. */
+import { isInherited, replaceByNull } from "../../ffi/process.ts";
+import { close } from "../../ffi/event.ts";
+
+function open(): number[] {
+  return [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name));
+}
+
+/** What a descriptor refers to, by the kernel's name for it. */
+function target(fd: number): string | undefined {
+  try {
+    return Deno.readLinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Closes all descriptors that the parent left open, but for `keep` and 0 to 2. */
+export function closeInherited(keep?: number): void {
+  for (const fd of open()) {
+    // What the runtime itself opens is never inherited by anyone.
+    if (fd > 2 && fd !== keep && isInherited(fd)) close(fd);
+  }
+}
+
+/**
+ * Finds standard input, output and error and the copies that the runtime made of them.
+ * Call it before anything else is opened: a log file may be the same file.
+ */
+export function standardStreams(): number[] {
+  const targets = [0, 1, 2].map(target);
+  return open().filter((fd) => {
+    const name = target(fd);
+    return fd <= 2 || name !== undefined && targets.includes(name);
+  });
+}
+
+/** Points these descriptors to nowhere, so that nobody waits for their end. */
+export function detach(streams: readonly number[]): void {
+  replaceByNull(streams);
+}
