@@ -1,0 +1,186 @@
+/**
+ * Runs every test: format, lint, types and layers; unit, property and protocol tests; and
+ * guests in QEMU, first on the sources and then on the compiled executable, which is
+ * started from an empty directory with no Deno on PATH. Ends with one line of totals.
+ *
+ * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, binary.
+ */
+import { BINARY, compile } from "./compile.ts";
+import { image } from "./lab/image.ts";
+import { kernel, program, qemu } from "./lab/packages.ts";
+
+const ROOT = new URL("..", import.meta.url).pathname;
+const STAGES = ["check", "unit", "protocol", "e2e", "binary"] as const;
+type Stage = typeof STAGES[number];
+
+/** Tests that look at the program from outside, and so at the executable, too. */
+const OUTSIDE = ["tests/protocol/cli_test.ts", "tests/e2e"];
+
+interface Totals {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+const totals: Totals = { passed: 0, failed: 0, skipped: 0 };
+const inCI = Deno.env.get("CI") === "true" || Deno.env.get("CI") === "1";
+
+/** Passes a stream on to the terminal as it comes, and returns its text. */
+async function tee(
+  stream: ReadableStream<Uint8Array<ArrayBuffer>>,
+  to: typeof Deno.stdout,
+): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stream) {
+    to.writeSync(chunk);
+    text += decoder.decode(chunk, { stream: true });
+  }
+  return text;
+}
+
+interface TestOptions {
+  readonly parallel?: boolean;
+  readonly env?: Record<string, string>;
+  readonly cwd?: string;
+}
+
+/** Runs `deno test` on paths of the repository and adds up what it counted. */
+async function test(paths: readonly string[], options: TestOptions = {}): Promise<void> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      "test",
+      "--allow-all",
+      "--no-check",
+      "--permit-no-files",
+      `--config=${ROOT}deno.json`,
+      ...options.parallel ? ["--parallel"] : [],
+      ...paths.map((path) => ROOT + path),
+    ],
+    env: { NO_COLOR: "1", ...options.env },
+    cwd: options.cwd ?? ROOT,
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const [output, , status] = await Promise.all([
+    tee(child.stdout, Deno.stdout),
+    tee(child.stderr, Deno.stderr),
+    child.status,
+  ]);
+  const line = /^(?:ok|FAILED) \| (\d+) passed.* \| (\d+) failed(?: \((\d+) steps?\))?/m;
+  const match = line.exec(output);
+  const passed = Number(match?.[1] ?? 0);
+  const failed = Number(match?.[2] ?? 0);
+  totals.passed += passed;
+  totals.skipped += Number(
+    /^(?:ok|FAILED) \|.* \| (\d+) ignored/m.exec(output)?.[1] ?? 0,
+  );
+  // A module that doesn't load fails without being counted.
+  totals.failed += Math.max(failed, status.success ? 0 : 1);
+  if (paths.length > 0 && status.success && passed === 0) {
+    console.error(`test: no test in ${paths.join(" ")}`);
+    totals.failed++;
+  }
+}
+
+/** Counts one thing that isn't a `deno test`. */
+function count(what: string, success: boolean): void {
+  console.log(`${what} ... ${success ? "ok" : "FAILED"}`);
+  if (success) totals.passed++;
+  else totals.failed++;
+}
+
+async function check(): Promise<void> {
+  const { success } = await new Deno.Command(Deno.execPath(), {
+    args: ["task", "--quiet", "check"],
+    cwd: ROOT,
+    stdin: "null",
+  }).spawn().status;
+  count("format, lint, types, layers", success);
+}
+
+/** Fetches what guests need and says where it is; false and the reason if that fails. */
+async function prepareLab(): Promise<boolean> {
+  console.log("test: QEMU, a guest kernel and tools; what is missing is fetched from");
+  console.log("test: Debian into the cache folder, nothing is installed on this machine");
+  try {
+    const emulator = await qemu();
+    const system = await kernel();
+    await image(system, "base");
+    await image(system, "full");
+    const tools = await Promise.all([program("ip"), program("tshark")]);
+    console.log(`test: QEMU: ${[emulator.path, ...emulator.args].join(" ")}`);
+    console.log(`test: kernel ${system.version}: ${system.image}`);
+    for (const { path, args } of tools) console.log(`test: ${[path, ...args].join(" ")}`);
+    return true;
+  } catch (error) {
+    console.error(`test: ${(error as Error).message}`);
+    count("what guests need is there", false);
+    return false;
+  }
+}
+
+/** PATH without the folders that have a deno, but for the system's own. */
+function pathWithoutDeno(): string {
+  const system = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
+  return (Deno.env.get("PATH") ?? "").split(":").filter((folder) => {
+    if (system.includes(folder)) return true;
+    try {
+      Deno.statSync(`${folder}/deno`);
+      return false;
+    } catch {
+      return true;
+    }
+  }).join(":");
+}
+
+async function binary(): Promise<void> {
+  if (!await compile()) {
+    // Only a machine that cannot get the runtime may do without.
+    if (inCI || Deno.env.has("DENORT_BIN")) return count("compile", false);
+    console.error("test: skipped on the executable, as no runtime could be had for it");
+    totals.skipped++;
+    return;
+  }
+  count("compile", true);
+  const folder = await Deno.makeTempDir({ prefix: "vuelo-binary-" });
+  const empty = `${folder}/empty`;
+  try {
+    await Deno.chmod(folder, 0o755);
+    await Deno.mkdir(empty);
+    await Deno.copyFile(BINARY, `${folder}/vuelo`);
+    await Deno.chmod(`${folder}/vuelo`, 0o755);
+    const env = { VUELO_BIN: `${folder}/vuelo`, PATH: pathWithoutDeno() };
+    await test(OUTSIDE, { env, cwd: empty });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const RUN: Record<Stage, () => Promise<void>> = {
+  check,
+  unit: () => test(["ffi", "src", "tests/property"], { parallel: true }),
+  protocol: () => test(["tests/protocol"], { parallel: true }),
+  e2e: () => test(["tests/e2e"]),
+  binary,
+};
+
+const wanted = Deno.args.length === 0
+  ? STAGES
+  : STAGES.filter((s) => Deno.args.includes(s));
+const unknown = Deno.args.filter((name) => !STAGES.includes(name as Stage));
+if (unknown.length > 0) {
+  console.error(`test: no such stage: ${unknown.join(" ")} (${STAGES.join(" ")})`);
+  Deno.exit(2);
+}
+const needsLab = wanted.includes("e2e") || wanted.includes("binary");
+const hasLab = !needsLab || await prepareLab();
+for (const stage of wanted) {
+  if (!hasLab && (stage === "e2e" || stage === "binary")) continue;
+  console.log(`\n== ${stage}`);
+  await RUN[stage]();
+}
+const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : "";
+console.log(`\n${totals.passed} passed, ${totals.failed} failed${skipped}`);
+Deno.exit(totals.failed > 0 || inCI && totals.skipped > 0 ? 1 : 0);
