@@ -96,7 +96,10 @@ export class Network {
       await this.sysctl(name, "ipv6/conf/default/accept_dad", "0");
       await this.sysctl(name, "ipv6/conf/default/accept_ra", "0");
       // Whoever runs the tests may ping, as distributions have it.
-      await this.sysctl(name, "ipv4/ping_group_range", "0 2147483647");
+      // A user namespace has no group but 0.
+      const groups = "ipv4/ping_group_range";
+      await this.sysctl(name, groups, "0 2147483647")
+        .catch(() => this.sysctl(name, groups, "0 0"));
     }
     await this.#run(
       ["link", "add", hostLink, "mtu", `${mtu}`, "netns", host, "type", "veth"]

@@ -92,6 +92,8 @@ export async function guestCommand(
 
 /** A running guest. */
 export class Guest extends Agent {
+  stopped = false;
+
   private constructor(
     readonly process: Process,
     readonly monitor: JsonLink,
@@ -158,6 +160,7 @@ export class Guest extends Agent {
 
   /** Ends QEMU (kill -9 if so asked) and removes its folder. */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<void> {
+    this.stopped = true;
     await this.process.stop(signal);
     await this.link.ended();
     await this.monitor.ended();
