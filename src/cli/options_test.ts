@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { UsageError } from "../errors.ts";
+import { updated } from "../../scripts/readme.ts";
 import { helpText } from "./help.ts";
 import {
   GROUPS,
@@ -73,4 +74,9 @@ Deno.test("each group of --help fits a terminal of 24 lines and 85 columns", () 
     assert(lines.length <= 24, lines[0]);
     for (const line of lines) assert(line.length <= 85, line);
   }
+});
+
+Deno.test("README shows the options as they are", async () => {
+  const readme = await Deno.readTextFile(new URL("../../README.md", import.meta.url));
+  assertEquals(readme, updated(readme), "run scripts/readme.ts");
 });
