@@ -46,6 +46,7 @@ async function main(): Promise<number> {
   closeInherited(config.fd);
   log.configure({ level: config.logLevel, file: config.logFile, size: config.logSize });
   for (const warning of warnings) log.warn(warning);
+  log.debug(`at most ${raiseDescriptorLimit()} descriptors`);
   const pidFile = config.pidFile === undefined ? undefined : new PidFile(config.pidFile);
   const { run } = await import("./src/app.ts");
   return await run(config, {

@@ -27,12 +27,17 @@ const sys = libc({
   close: { parameters: ["i32"], result: "i32" },
   /** int fcntl(int fd, int cmd, long argument) */
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  /** int getrlimit(int resource, struct rlimit *limit) */
+  getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
+  /** int setrlimit(int resource, const struct rlimit *limit) */
+  setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   /** int getsockopt(int fd, int level, int option, void *value, socklen_t *length) */
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
 });
 
 const PR_SET_NO_NEW_PRIVS = 38;
 const O_RDWR_CLOEXEC = 0o2000002;
+const RLIMIT_NOFILE = 7;
 const F_GETFD = 1;
 const FD_CLOEXEC = 1;
 const SOL_SOCKET = 1;
@@ -90,6 +95,20 @@ export function becomeUser(uid: number, gid: number): void {
 /** No program that is executed from here gains rights (this thread and those it makes). */
 export function forbidNewPrivileges(): void {
   checked(sys.prctl(PR_SET_NO_NEW_PRIVS, 1n, 0n, 0n, 0n), "prctl(PR_SET_NO_NEW_PRIVS)");
+}
+
+/**
+ * Lets the process have as many descriptors as it may.
+ *
+ * @return that number
+ */
+export function raiseDescriptorLimit(): number {
+  // struct rlimit { rlim_t soft, hard; }
+  const limit = new BigUint64Array(2);
+  checked(sys.getrlimit(RLIMIT_NOFILE, limit), "getrlimit(RLIMIT_NOFILE)");
+  limit[0] = limit[1];
+  checked(sys.setrlimit(RLIMIT_NOFILE, limit), "setrlimit(RLIMIT_NOFILE)");
+  return Number(limit[0]);
 }
 
 /** Makes these descriptors refer to /dev/null. */

@@ -125,6 +125,9 @@ Deno.test("in the background: output ends, the PID file names who listens", asyn
       // Field 6 is the session: a leader has no terminal of others.
       const stat = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ")[1].split(" ");
       assertEquals(Number(stat[3]), pid);
+      const limits = Deno.readTextFileSync(`/proc/${pid}/limits`);
+      const [, soft, hard] = /^Max open files +(\d+) +(\d+)/m.exec(limits) ?? [];
+      assertEquals(soft, hard);
       close(connectUnix(`${folder}/socket`));
       assertStringIncludes(printed, `path=${folder}/socket`);
     })
