@@ -38,10 +38,11 @@ async function main(): Promise<number> {
     return 0;
   }
   const inBackground = isBackgroundChild();
+  const keepStdin = options.last("fd")?.text === "0";
   if (!inBackground && !options.has("foreground")) {
-    return await startInBackground(options.last("fd")?.text === "0");
+    return await startInBackground(keepStdin);
   }
-  const streams = inBackground ? standardStreams() : [];
+  const streams = inBackground ? standardStreams(keepStdin) : [];
   const { config, warnings } = configure(options, readFacts(), freeSocketPath);
   closeInherited(config.fd);
   log.configure({ level: config.logLevel, file: config.logFile, size: config.logSize });

@@ -26,13 +26,14 @@ export function closeInherited(keep?: number): void {
 /**
  * Finds standard input, output and error and the copies that the runtime made of them.
  * Call it before anything else is opened: a log file may be the same file.
+ *
+ * @param keepStdin leaves standard input out, which is the socket of `-F 0` then
  */
-export function standardStreams(): number[] {
-  const targets = [0, 1, 2].map(target);
-  return open().filter((fd) => {
-    const name = target(fd);
-    return fd <= 2 || name !== undefined && targets.includes(name);
-  });
+export function standardStreams(keepStdin: boolean): number[] {
+  const streams = keepStdin ? [1, 2] : [0, 1, 2];
+  const targets = streams.map(target);
+  const copies = open().filter((fd) => fd > 2 && targets.includes(target(fd)));
+  return [...streams, ...copies];
 }
 
 /** Points these descriptors to nowhere, so that nobody waits for their end. */
