@@ -1,4 +1,5 @@
 /** vuelo: reads the command line, and ends the process. */
+import { raiseDescriptorLimit } from "./ffi/process.ts";
 import {
   isBackgroundChild,
   reportReady,

@@ -31,8 +31,8 @@ export function closeInherited(keep?: number): void {
  */
 export function standardStreams(keepStdin: boolean): number[] {
   const streams = keepStdin ? [1, 2] : [0, 1, 2];
-  const targets = streams.map(target);
-  const copies = open().filter((fd) => fd > 2 && targets.includes(target(fd)));
+  const targets = streams.map(target).filter((name) => name !== undefined);
+  const copies = open().filter((fd) => fd > 2 && targets.includes(target(fd) ?? ""));
   return [...streams, ...copies];
 }
 
