@@ -42,14 +42,19 @@ const ANY4 = parseAddress("0.0.0.0") as Uint8Array;
 const ANY6 = parseAddress("::") as Uint8Array;
 
 /** Whom connections and datagrams that come in are handed to. */
-export type ForwardContext = FlowContext & {
+export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
   readonly tcp: {
     /** Connections wait at the listening socket `fd`. */
-    onListener(fd: number, guestPort: number): void;
+    onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): void;
   };
   readonly udp: {
     /** Datagrams wait at the socket `fd`, the forwarder's socket number `index`. */
-    onListener(index: number, fd: number, guestPort: number): void;
+    onListener(
+      index: number,
+      fd: number,
+      guestPort: number,
+      guestAddress?: Uint8Array,
+    ): void;
   };
 };
 
@@ -57,6 +62,8 @@ interface Listening {
   readonly kind: number;
   readonly fd: number;
   readonly guestPort: number;
+  /** Address of the guest that is meant, undefined for the one it uses. */
+  readonly guestAddress?: Uint8Array;
 }
 
 /** Ports of `all` that could not be had, in the order of the rules. */
@@ -115,7 +122,8 @@ export class Forwarder {
       const fd = listen(rule, port, any);
       if (fd >= 0) {
         const guestPort = port - rule.first + rule.guestFirst;
-        this.#listening.push({ kind, fd, guestPort });
+        const { guestAddress } = rule;
+        this.#listening.push({ kind, fd, guestPort, guestAddress });
         if (rule.weak) skipped.had++;
         continue;
       }
@@ -169,8 +177,9 @@ export class Forwarder {
     const listening = this.#listening[index];
     if (listening.kind !== kind) return;
     const { tcp, udp } = this.#context;
-    if (kind === EventKind.tcpListener) tcp.onListener(listening.fd, listening.guestPort);
-    else udp.onListener(index, listening.fd, listening.guestPort);
+    const { fd, guestPort, guestAddress } = listening;
+    if (kind === EventKind.tcpListener) tcp.onListener(fd, guestPort, guestAddress);
+    else udp.onListener(index, fd, guestPort, guestAddress);
   }
 
   /** Closes all sockets: connections that wait are reset, datagrams are lost. */
@@ -296,8 +305,8 @@ function report(protocol: ForwardRule["protocol"], { ports, had }: Skipped): voi
     );
   }
   log.warn(
-    `${ports.length} ${name} ports are not forwarded, being in use or privileged: ` +
-      ranges(ports),
+    `${name} ports not forwarded, being in use or privileged: ${ranges(ports)} ` +
+      `(${ports.length} in all)`,
   );
 }
 
