@@ -14,6 +14,7 @@ import {
   sameAddress,
 } from "../wire/address.ts";
 import { complement, pseudoSum6, sum } from "../wire/checksum.ts";
+import { encodeNames } from "../wire/dns_name.ts";
 import {
   ETHERNET_HEADER_SIZE,
   ETHERNET_SOURCE_AT,
@@ -257,18 +258,9 @@ function advertisement(config: Config): Uint8Array {
   return bytes.slice(0, at);
 }
 
-/** Names in the DNS's uncompressed form (RFC 1035, section 3.1), as many as fit. */
+/** The first of the names whose encoding fits into `room` bytes. */
 function searchList(names: readonly string[], room: number): Uint8Array {
-  const encoder = new TextEncoder();
-  const list: number[] = [];
-  for (const name of names) {
-    const labels = name.replace(/\.$/, "").split(".").map((label) =>
-      encoder.encode(label)
-    );
-    if (labels.some((label) => label.length === 0 || label.length > 63)) continue;
-    const encoded = labels.flatMap((label) => [label.length, ...label]);
-    if (list.length + encoded.length + 1 > room) break;
-    list.push(...encoded, 0);
-  }
-  return Uint8Array.from(list);
+  let count = names.length;
+  while (encodeNames(names.slice(0, count)).length > room) count--;
+  return encodeNames(names.slice(0, count));
 }
