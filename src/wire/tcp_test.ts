@@ -64,7 +64,7 @@ Deno.test("options that are broken end the search", () => {
     ["01010101020405b4", 1460],
     ["00000000020405b4", -1], // after the end
     ["020005b4", -1], // length 0
-    ["020105b4", -1], // length 1
+    ["0501020405b4", -1], // length 1
     ["020305b4", -1], // wrong for this kind
     ["0803aa01020405b4", 1460], // unknown size of another kind
     ["01010102", -1], // kind without a length
