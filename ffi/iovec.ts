@@ -42,6 +42,18 @@ export class IovecArray {
   addressOf(i: number): number {
     return this.address + i * IOVEC_SIZE;
   }
+  /** Takes the first `bytes` (fewer than it has) off element `i`. */
+  advance(i: number, bytes: number): void {
+    const address = this.baseOf(i) + bytes;
+    const words = this.#words;
+    words[i * 4] = address % 0x1_0000_0000;
+    words[i * 4 + 1] = address / 0x1_0000_0000;
+    words[i * 4 + 2] -= bytes;
+  }
+  /** Address of the memory that element `i` stands for. */
+  baseOf(i: number): number {
+    return this.#words[i * 4] + this.#words[i * 4 + 1] * 0x1_0000_0000;
+  }
   lengthOf(i: number): number {
     return this.#words[i * 4 + 2];
   }

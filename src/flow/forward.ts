@@ -1,5 +1,5 @@
 /** Listening sockets of -t and -u: from ports of the host to ports of the guest. */
-import { EPOLLIN } from "../../ffi/event.ts";
+import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { Errno, errno, errnoName, SyscallError } from "../../ffi/errno.ts";
 import {
   AF_INET,
@@ -150,7 +150,9 @@ export class Forwarder {
   #watch(): void {
     const { epoll } = this.#context;
     for (const [index, { fd, kind }] of this.#listening.entries()) {
-      epoll.add(fd, EPOLLIN, eventData(kind, index));
+      // Datagrams that find no receive buffer wait: no event may come of them meanwhile.
+      const events = kind === EventKind.udpListener ? EPOLLIN + EPOLLET : EPOLLIN;
+      epoll.add(fd, events, eventData(kind, index));
     }
   }
 

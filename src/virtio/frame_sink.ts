@@ -122,6 +122,11 @@ export class FrameSink {
     return fits;
   }
 
+  /** How many chains {@link reserve} took for the frame reserved last. */
+  get chainsOfLast(): number {
+    return this.#frameChain[this.frames] - this.#frameChain[this.frames - 1];
+  }
+
   /** Takes one chain; its size, or -1 if there is none that can be taken now. */
   #takeChain(): number {
     while (this.#chains < MAX_CHAINS && this.#segments.count < MAX_SEGMENTS) {

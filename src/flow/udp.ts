@@ -1,0 +1,135 @@
+/**
+ * UDP flows (RFC 768, RFC 4787). A flow that the guest opens has a connected socket of
+ * its own. Datagrams that come in through a forwarded port are told apart by sender and
+ * answered through that port's socket, with the address they were sent to as the source:
+ * a socket per sender would let anybody use up the descriptors of the process with forged
+ * source addresses, and would see datagrams of others between its bind and its connect.
+ */
+import { EPOLLERR, EPOLLIN } from "../../ffi/event.ts";
+import { lastAddress, localAddress } from "../../ffi/socket.ts";
+import { UDP_DESTINATION_PORT_AT, udpLength } from "../wire/udp.ts";
+import type { FlowContext, FlowHandler } from "./context.ts";
+import { PendingRing } from "./pending.ts";
+import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
+import { Received, receiveFlow, receiveListener } from "./udp_receive.ts";
+import { UdpSend } from "./udp_send.ts";
+import {
+  MAX_LISTENERS,
+  openFromGuest,
+  release,
+  type UdpCounters,
+  UdpShared,
+} from "./udp_shared.ts";
+
+export class UdpFlows implements FlowHandler {
+  readonly #u: UdpShared;
+  readonly #send: UdpSend;
+  readonly #pendingListeners = new PendingRing(MAX_LISTENERS);
+
+  constructor(context: FlowContext) {
+    this.#u = new UdpShared(context);
+    this.#send = new UdpSend(this.#u);
+  }
+
+  get counters(): UdpCounters {
+    return this.#u.counters;
+  }
+
+  fromGuest(): void {
+    const { packet, table, source, drops } = this.#u.context;
+    const at = packet.transportAt;
+    const length = udpLength(source.head, at, packet.transportLength);
+    if (length < 0 || source.head.getUint16(at + UDP_DESTINATION_PORT_AT) === 0) {
+      drops.malformed++;
+      return;
+    }
+    packet.keyPorts();
+    let flow = table.find(FlowKind.udp, Side.guest);
+    if (flow < 0) {
+      flow = openFromGuest(this.#u);
+      if (flow < 0) return;
+    }
+    this.#send.add(flow);
+  }
+
+  flush(): void {
+    this.#send.flush();
+  }
+
+  onSocket(flow: number, events: number): void {
+    const u = this.#u;
+    if ((events & EPOLLERR) !== 0) {
+      u.errors.drain(flow, u.words[flow * FLOW_WORDS + FlowWord.fd]);
+    }
+    if ((events & EPOLLIN) !== 0) this.#receive(flow);
+  }
+
+  #receive(flow: number): void {
+    if (receiveFlow(this.#u, flow) === Received.more) this.#u.pending.push(flow);
+  }
+
+  onTimer(flow: number): void {
+    const u = this.#u;
+    const due = u.activeAt[flow] + u.idleLimit(flow);
+    if (due <= u.context.now) release(u, flow);
+    else u.context.timers.set(flow, due);
+  }
+
+  /**
+   * Datagrams wait on a forwarded port. Its socket is watched edge-triggered: what the
+   * guest has no buffer for is taken in {@link resume}. The kernel tells the address that
+   * a datagram was sent to (IP_PKTINFO, IPV6_RECVPKTINFO).
+   *
+   * @param index of the listener, the same as long as it is open
+   * @param fd its socket, bound; it may serve both families
+   * @param guestPort port of the guest that it is forwarded to
+   * @param guestAddress of the guest, unless it is the one it uses
+   */
+  onListener(
+    index: number,
+    fd: number,
+    guestPort: number,
+    guestAddress?: Uint8Array,
+  ): void {
+    const { listeners } = this.#u;
+    if (index >= MAX_LISTENERS) return;
+    if (listeners[index]?.fd !== fd) {
+      if (!localAddress(fd)) return;
+      const { port } = lastAddress;
+      listeners[index] = { fd, guestPort, guestAddress, port, four: true, hint: 1 };
+    }
+    this.#listen(index);
+  }
+
+  #listen(index: number): void {
+    const more = receiveListener(this.#u, index) === Received.more;
+    if (more) this.#pendingListeners.push(index);
+  }
+
+  /** Flows and listeners wait for {@link resume}. */
+  get waiting(): number {
+    return this.#u.pending.count + this.#pendingListeners.count;
+  }
+
+  resume(): void {
+    const { pending, context } = this.#u;
+    const listening = this.#pendingListeners;
+    for (let left = pending.count; left > 0 && !context.sink.starved; left--) {
+      const flow = pending.take();
+      if (this.#ownsSocket(flow)) this.#receive(flow);
+    }
+    for (let left = listening.count; left > 0 && !context.sink.starved; left--) {
+      this.#listen(listening.take());
+    }
+  }
+
+  /** Not so for an entry that was released, or taken again, while it waited. */
+  #ownsSocket(flow: number): boolean {
+    const { table } = this.#u.context;
+    return table.kind(flow) === FlowKind.udp && table.fd(flow) !== -1;
+  }
+
+  drop(flow: number): void {
+    release(this.#u, flow);
+  }
+}

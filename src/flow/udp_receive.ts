@@ -1,0 +1,268 @@
+/** Datagrams for the guest, from the flows' own sockets and from listening ones. */
+import { Errno, errno } from "../../ffi/errno.ts";
+import {
+  IP_PKTINFO,
+  IPV6_PKTINFO,
+  lastAddress,
+  readAddress,
+  SOL_IP,
+  SOL_IPV6,
+} from "../../ffi/socket.ts";
+import { isIPv4, isLinkLocal, isUnspecified } from "../wire/address.ts";
+import { Protocol } from "../wire/ip.ts";
+import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
+import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
+import { UDP_CHECKSUM_AT, UDP_HEADER_SIZE, writeUdp } from "../wire/udp.ts";
+import { flowPseudoSum, HEAD4, HEAD6, isFlow4, writeFlowHead } from "./frame_head.ts";
+import { BATCH } from "./receive_batch.ts";
+import {
+  FLOW_SIZE,
+  FLOW_WORDS,
+  FlowKind,
+  FlowWord,
+  KEY_ENDPOINT_AT,
+  KEY_OUR_AT,
+  Side,
+} from "./table.ts";
+import { UdpWord } from "./udp_layout.ts";
+import type { UdpListener, UdpShared } from "./udp_shared.ts";
+
+/** Datagrams of one socket before others have their turn. */
+const TURN = 256;
+/** Errors in one turn that are taken for those of earlier sends, which come one by one. */
+const ERRORS = 8;
+const CMSG_HEADER = 16;
+/** :: and 0.0.0.0, for a local address that the kernel did not tell. */
+const NOWHERE4 = new Uint8Array(16);
+NOWHERE4[10] = NOWHERE4[11] = 0xff;
+
+const local = new Uint8Array(16);
+const inward = new Uint8Array(16);
+
+/** Whether a socket has been emptied; if not, the caller goes on later. */
+export const Received = { all: 0, more: 1 } as const;
+
+function headLength(four: boolean): number {
+  return (four ? HEAD4 : HEAD6) + UDP_HEADER_SIZE;
+}
+
+/** Payload of the largest datagram that fits the guest's MTU. */
+function largest(u: UdpShared, four: boolean): number {
+  const header = (four ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE) + UDP_HEADER_SIZE;
+  return u.context.mtu - header;
+}
+
+/** Room for a few more than came lately saves the call that finds nothing. */
+function nextHint(hint: number, wanted: number, got: number): number {
+  if (got >= wanted) return Math.min(BATCH - 1, hint * 2 + 1);
+  return got + 1 < hint ? (hint + got + 1) >> 1 : hint;
+}
+
+/** Takes what waits in the socket of a flow. */
+export function receiveFlow(u: UdpShared, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  const fd = u.words[at + FlowWord.fd];
+  const four = isFlow4(u.words, flow);
+  const head = headLength(four);
+  const { batch } = u;
+  const { sink } = u.context;
+  batch.names = batch.control = false;
+  let failures = 0;
+  for (let total = 0; total < TURN;) {
+    const hint = u.words[at + UdpWord.hint];
+    const reserved = batch.reserve(hint + 1, head, largest(u, four));
+    if (reserved === 0) {
+      sink.end();
+      return Received.more;
+    }
+    const got = batch.receive(fd);
+    if (got < 0) {
+      const number = errno();
+      sink.end();
+      if (number === Errno.EAGAIN || ++failures > ERRORS) return Received.all;
+      u.errors.drain(flow, fd); // an error of something sent: there may be datagrams
+      continue;
+    }
+    for (let i = 0; i < got; i++) deliver(u, flow, i, head, 0);
+    sink.end();
+    u.words[at + UdpWord.hint] = nextHint(hint, reserved, got);
+    if (got < reserved) return Received.all;
+    total += got;
+  }
+  return Received.more;
+}
+
+/** Commits datagram `i` of the batch as one of `flow`. */
+function deliver(
+  u: UdpShared,
+  flow: number,
+  i: number,
+  head: number,
+  shift: number,
+): void {
+  const { batch, context } = u;
+  if (batch.truncated(i)) {
+    context.drops.tooBig++;
+    return;
+  }
+  const frame = batch.frameFor(i, shift);
+  if (frame < 0) {
+    context.drops.tooBig++;
+    return;
+  }
+  const payload = batch.length(i);
+  const length = UDP_HEADER_SIZE + payload;
+  const { sink } = context;
+  const transportAt = writeFlowHead(context, flow, Protocol.udp, length);
+  const ports = u.words[flow * FLOW_WORDS + FlowWord.guestPorts];
+  writeUdp(sink.head, transportAt, ports >>> 16, ports & 0xffff, length);
+  const partial = flowPseudoSum(sink.head, transportAt, Protocol.udp, length);
+  sink.head.setUint16(transportAt + UDP_CHECKSUM_AT, partial);
+  sink.commit(frame, head, payload, transportAt, UDP_CHECKSUM_AT, 0, 0);
+  u.counters.received++;
+  u.touch(flow);
+}
+
+/**
+ * Takes what waits in a listening socket; flows are made for senders not known yet. The
+ * socket may be of both families, whose headers differ in length: room is made for the
+ * family that came last, and payload of the other is moved.
+ */
+export function receiveListener(u: UdpShared, index: number): number {
+  const listener = u.listeners[index];
+  if (listener === undefined) return Received.all;
+  const { batch } = u;
+  const { sink } = u.context;
+  batch.names = batch.control = true;
+  let failures = 0;
+  for (let total = 0; total < TURN;) {
+    const { hint } = listener;
+    const shift = listener.four ? 0 : HEAD6 - HEAD4;
+    const wanted = batch.reserve(hint + 1, headLength(true), largest(u, true), shift);
+    if (wanted === 0) {
+      sink.end();
+      return Received.more;
+    }
+    const got = batch.receive(listener.fd);
+    if (got < 0) {
+      const number = errno();
+      sink.end();
+      if (number === Errno.EAGAIN || ++failures > ERRORS) return Received.all;
+      continue;
+    }
+    for (let i = 0; i < got; i++) takeFrom(u, index, listener, i);
+    sink.end();
+    listener.hint = nextHint(hint, wanted, got);
+    if (got < wanted) return Received.all;
+    total += got;
+  }
+  return Received.more;
+}
+
+/** Hands datagram `i`, which came through a listening socket, to the guest. */
+function takeFrom(u: UdpShared, index: number, listener: UdpListener, i: number): void {
+  if (!readAddress(u.batch.view, u.batch.nameAt(i))) return;
+  const four = isIPv4(lastAddress.bytes);
+  const flow = senderOf(u, index, listener, i, four);
+  if (flow < 0) return;
+  listener.four = four;
+  deliver(u, flow, i, headLength(four), four ? 0 : HEAD6 - HEAD4);
+}
+
+/** The flow of datagram `i`'s sender, or -1 if there can be none. */
+function senderOf(
+  u: UdpShared,
+  index: number,
+  listener: UdpListener,
+  i: number,
+  four: boolean,
+): number {
+  const { table } = u.context;
+  readLocal(u, i, four);
+  const bytes = table.keyBytes;
+  for (let b = 0; b < 16; b++) {
+    bytes[KEY_OUR_AT + b] = local[b];
+    bytes[KEY_ENDPOINT_AT + b] = lastAddress.bytes[b];
+  }
+  table.key[1] = (listener.port << 16) | lastAddress.port;
+  const flow = table.find(FlowKind.udp, Side.host);
+  if (flow >= 0) return flow;
+  return accept(u, index, listener, four);
+}
+
+/** Reads the local address that datagram `i` was sent to. */
+function readLocal(u: UdpShared, i: number, four: boolean): void {
+  const { batch } = u;
+  const { view } = batch;
+  local.set(NOWHERE4);
+  if (!four) local.fill(0);
+  const start = batch.controlAt(i);
+  const end = start + batch.controlLength(i);
+  for (let at = start; at + CMSG_HEADER <= end;) {
+    const size = view.getUint32(at, true);
+    if (size < CMSG_HEADER || at + size > end) return;
+    const level = view.getInt32(at + 8, true);
+    const type = view.getInt32(at + 12, true);
+    const data = at + CMSG_HEADER;
+    if (level === SOL_IP && type === IP_PKTINFO) {
+      for (let b = 0; b < 4; b++) local[12 + b] = view.getUint8(data + 8 + b);
+    } else if (level === SOL_IPV6 && type === IPV6_PKTINFO) {
+      for (let b = 0; b < 16; b++) local[b] = view.getUint8(data + b);
+    }
+    at += (size + 7) & ~7;
+  }
+}
+
+/** Makes a flow for the sender in lastAddress, who sent to `local`. */
+function accept(
+  u: UdpShared,
+  index: number,
+  listener: UdpListener,
+  four: boolean,
+): number {
+  const { table, map, guest, config, drops } = u.context;
+  const peer = lastAddress.bytes;
+  const peerPort = lastAddress.port;
+  const { scope } = lastAddress;
+  const served = four ? config.ip4 : config.ip6;
+  if (served === undefined || !map.inward(peer, scope, inward)) {
+    drops.socket++;
+    return -1;
+  }
+  const used = four
+    ? guest.address4
+    : isLinkLocal(inward)
+    ? guest.linkLocal6
+    : guest.address6;
+  const target = listener.guestAddress ?? used;
+  if (isUnspecified(target) || isIPv4(target) !== four) {
+    drops.socket++; // the guest has not shown an address of this kind yet
+    return -1;
+  }
+  const bytes = table.keyBytes;
+  for (let b = 0; b < 16; b++) {
+    bytes[KEY_OUR_AT + b] = inward[b];
+    bytes[KEY_ENDPOINT_AT + b] = target[b];
+  }
+  table.key[1] = (peerPort << 16) | listener.guestPort;
+  // The guest talks to this peer from this port already: to it, both are one flow.
+  const known = table.find(FlowKind.udp, Side.guest);
+  if (known >= 0) return known;
+  const flow = table.allocate(FlowKind.udp);
+  if (flow < 0) {
+    drops.flows++;
+    return -1;
+  }
+  const at = flow * FLOW_WORDS;
+  for (let i = 0; i < 9; i++) u.words[at + FlowWord.guestPorts + i] = table.key[1 + i];
+  table.bytes.set(local, flow * FLOW_SIZE + FlowWord.hostOur * 4);
+  table.bytes.set(peer, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
+  u.words[at + FlowWord.hostPorts] = (listener.port << 16) | peerPort;
+  u.words[at + UdpWord.listener] = index + 1;
+  u.words[at + UdpWord.scope] = scope;
+  u.start(flow);
+  table.insert(flow, Side.guest);
+  table.insert(flow, Side.host);
+  u.counters.accepted++;
+  return flow;
+}

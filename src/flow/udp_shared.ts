@@ -1,0 +1,207 @@
+/** What the parts of UDP share: state beside the table, opening and ending flows. */
+import { errno } from "../../ffi/errno.ts";
+import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  bindSocket,
+  bindToDevice,
+  closeFd,
+  connectSocket,
+  IP_MTU_DISCOVER,
+  IP_RECVERR,
+  IPPROTO_UDP,
+  IPV6_MTU_DISCOVER,
+  IPV6_RECVERR,
+  openSocket,
+  PMTUDISC_DO,
+  setOption,
+  SOCK_DGRAM,
+  SOL_IP,
+  SOL_IPV6,
+} from "../../ffi/socket.ts";
+import { isIPv4, isLinkLocal } from "../wire/address.ts";
+import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
+import { eventData, EventKind, type FlowContext } from "./context.ts";
+import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
+import { PendingRing } from "./pending.ts";
+import { ReceiveBatch } from "./receive_batch.ts";
+import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
+import { DNS_PORT, IDLE_MS, SHORT_IDLE_MS, UdpFlag, UdpWord } from "./udp_layout.ts";
+
+/** Listening sockets at most: every port of both protocols and families would fit. */
+export const MAX_LISTENERS = 1 << 18;
+
+/** A forwarded port's socket, as the forwarder hands it in. */
+export interface UdpListener {
+  fd: number;
+  guestPort: number;
+  /** Address of the guest that is meant, undefined for the one it uses. */
+  guestAddress: Uint8Array | undefined;
+  /** Local port. */
+  port: number;
+  /** Family of the last datagram, which the next is expected to be of. */
+  four: boolean;
+  hint: number;
+}
+
+/** Counters for the log and for tests. */
+export interface UdpCounters {
+  opened: number;
+  accepted: number;
+  sent: number;
+  received: number;
+}
+
+const outward = new Uint8Array(16);
+
+export class UdpShared {
+  readonly words: Int32Array;
+  readonly batch: ReceiveBatch;
+  readonly errors: DatagramErrors;
+  /** When a flow last carried something either way. */
+  readonly activeAt: Float64Array;
+  readonly pending: PendingRing;
+  readonly listeners: (UdpListener | undefined)[] = [];
+  readonly counters: UdpCounters = { opened: 0, accepted: 0, sent: 0, received: 0 };
+
+  constructor(readonly context: FlowContext) {
+    const capacity = context.table.capacity;
+    this.words = context.table.words;
+    this.batch = new ReceiveBatch(context);
+    this.errors = new DatagramErrors(context);
+    this.activeAt = new Float64Array(capacity);
+    this.pending = new PendingRing(capacity);
+  }
+
+  has(flow: number, flag: number): boolean {
+    return (this.words[flow * FLOW_WORDS] & flag) !== 0;
+  }
+  mark(flow: number, flag: number): void {
+    this.words[flow * FLOW_WORDS] |= flag;
+  }
+
+  /** The socket a flow sends through, -1 if its listener is gone. */
+  fd(flow: number): number {
+    const listener = this.words[flow * FLOW_WORDS + UdpWord.listener];
+    if (listener === 0) return this.words[flow * FLOW_WORDS + FlowWord.fd];
+    return this.listeners[listener - 1]?.fd ?? -1;
+  }
+
+  /** Notes the time; the timer itself is set again only when it expires. */
+  touch(flow: number): void {
+    this.activeAt[flow] = this.context.now;
+  }
+
+  idleLimit(flow: number): number {
+    const at = flow * FLOW_WORDS;
+    if (!this.has(flow, UdpFlag.answered)) return SHORT_IDLE_MS;
+    const port = this.words[at + FlowWord.guestPorts] >>> 16;
+    return port === DNS_PORT ? SHORT_IDLE_MS : IDLE_MS;
+  }
+
+  /** Sets a new flow's first timer. */
+  start(flow: number): void {
+    const at = flow * FLOW_WORDS;
+    this.words[at + UdpWord.ttl] = DEFAULT_TTL;
+    this.words[at + UdpWord.hint] = 1;
+    this.touch(flow);
+    this.context.timers.set(flow, this.context.now + this.idleLimit(flow));
+  }
+}
+
+/**
+ * Opens a flow for the guest's current packet, whose key is set: a socket connected to
+ * where the packet is to go.
+ *
+ * @returns the flow, or -1; the guest was told why where ICMP has a word for it
+ */
+export function openFromGuest(u: UdpShared): number {
+  const { context } = u;
+  const { table, source, map, drops } = context;
+  const remotePort = table.key[1] >>> 16;
+  const port = map.outward(
+    table.keyBytes,
+    KEY_OUR_AT,
+    remotePort,
+    Protocol.udp,
+    outward,
+  );
+  if (port < 0) {
+    const code = context.packet.version === 4 ? 13 : 1;
+    context.sendUnreachable(source.head, source.headLength, code);
+    return -1;
+  }
+  const flow = table.allocate(FlowKind.udp);
+  if (flow < 0) {
+    drops.flows++;
+    return -1;
+  }
+  const at = flow * FLOW_WORDS;
+  for (let i = 0; i < 9; i++) u.words[at + FlowWord.guestPorts + i] = table.key[1 + i];
+  table.bytes.set(outward, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
+  u.words[at + FlowWord.hostPorts] = port;
+  const number = connect(u, flow, port);
+  if (number !== 0) {
+    drops.socket++;
+    const code = unreachableCode(number, isIPv4(outward));
+    if (code >= 0) context.sendUnreachable(source.head, source.headLength, code);
+    const fd = u.words[at + FlowWord.fd];
+    if (fd !== -1) closeFd(fd);
+    table.release(flow);
+    return -1;
+  }
+  u.mark(flow, UdpFlag.answered);
+  u.start(flow);
+  table.insert(flow, Side.guest);
+  u.counters.opened++;
+  return flow;
+}
+
+/** Makes the flow's socket; 0, or the error number. */
+function connect(u: UdpShared, flow: number, port: number): number {
+  const { config, map, epoll, table } = u.context;
+  const four = isIPv4(outward);
+  const fd = openSocket(four ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
+  if (fd === -1) return errno();
+  u.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
+  const out = four ? config.ip4 : config.ip6;
+  if (out?.outboundInterface !== undefined) bindToDevice(fd, out.outboundInterface);
+  if (out?.outbound !== undefined && bindSocket(fd, out.outbound, 0, 0) === -1) {
+    return errno();
+  }
+  askForErrors(fd, four);
+  const scope = isLinkLocal(outward) ? map.scope : 0;
+  u.words[flow * FLOW_WORDS + UdpWord.scope] = scope;
+  if (connectSocket(fd, outward, 0, port, scope) === -1) return errno();
+  epoll.add(
+    fd,
+    EPOLLIN + EPOLLET,
+    eventData(EventKind.udp, flow),
+    table.generation(flow),
+  );
+  return 0;
+}
+
+/** ICMP errors are queued to be read, and the guest hears of path MTUs. */
+export function askForErrors(fd: number, four: boolean): void {
+  if (four) {
+    setOption(fd, SOL_IP, IP_RECVERR, 1);
+    setOption(fd, SOL_IP, IP_MTU_DISCOVER, PMTUDISC_DO);
+  } else {
+    setOption(fd, SOL_IPV6, IPV6_RECVERR, 1);
+    setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO);
+  }
+}
+
+/** Closes the flow's socket, if it has one of its own, and frees the entry. */
+export function release(u: UdpShared, flow: number): void {
+  const { table, timers } = u.context;
+  const at = flow * FLOW_WORDS;
+  const fd = u.words[at + FlowWord.fd];
+  if (fd !== -1) closeFd(fd);
+  timers.clear(flow);
+  table.remove(flow, Side.guest);
+  if (u.words[at + UdpWord.listener] !== 0) table.remove(flow, Side.host);
+  table.release(flow);
+}
