@@ -89,7 +89,7 @@ Deno.test("dhclient's Solicit is answered with an Advertise of our address", () 
     [1, "000100013296d545525400123456"],
     [2, DUID],
     [7, "ff"],
-    [3, "12345600" + FOREVER + "00050018" + ASSIGNED + FOREVER],
+    [3, "00123456" + FOREVER + "00050018" + ASSIGNED + FOREVER],
     [23, DNS],
     [24, SEARCH],
     // dhclient lists 39 in its Option Request; there is no wish to override
