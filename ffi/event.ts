@@ -10,6 +10,13 @@ const sys = libc({
   epoll_ctl: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
   /** int epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout) */
   epoll_wait: { parameters: ["i32", "pointer", "i32", "i32"], result: "i32" },
+  /** int epoll_pwait2(int epfd, struct epoll_event *events, int maxevents,
+   *   const struct timespec *timeout, const sigset_t *sigmask); glibc 2.35, Linux 5.11 */
+  epoll_pwait2: {
+    parameters: ["i32", "pointer", "i32", "pointer", "pointer"],
+    result: "i32",
+    optional: true,
+  },
   /** int eventfd(unsigned int initval, int flags) */
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   /** int timerfd_create(int clockid, int flags) */
@@ -59,13 +66,19 @@ export class Epoll {
   readonly #controlAt: number;
   readonly #control: Deno.PointerValue;
   readonly #maxEvents: number;
+  readonly #timeoutAt: number;
+  readonly #timeout: Deno.PointerValue;
+  /** epoll_pwait2() is there. */
+  #fine = sys.epoll_pwait2 !== null;
 
   /** @throws {SyscallError} if no descriptor is left. */
   constructor(maxEvents = 256) {
-    const arena = new Arena((maxEvents + 1) * EVENT_SIZE);
-    this.#controlAt = maxEvents * EVENT_SIZE;
+    const arena = new Arena((maxEvents + 1) * EVENT_SIZE + 32);
     this.#view = arena.view;
-    this.#events = arena.pointer(0);
+    this.#events = arena.pointer(arena.take(maxEvents * EVENT_SIZE));
+    this.#controlAt = arena.take(EVENT_SIZE);
+    this.#timeoutAt = arena.take(16);
+    this.#timeout = arena.pointer(this.#timeoutAt);
     this.#control = arena.pointer(this.#controlAt);
     this.#maxEvents = maxEvents;
     this.fd = checked(sys.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
@@ -81,6 +94,11 @@ export class Epoll {
     this.#ctl(EPOLL_CTL_ADD, fd, events, data, high);
   }
 
+  /** As {@link add}, but false with errno() set where that throws. */
+  tryAdd(fd: number, events: number, data: number, high = 0): boolean {
+    return this.#call(EPOLL_CTL_ADD, fd, events, data, high) === 0;
+  }
+
   /** Changes what `fd` is watched for. @throws {SyscallError} ENOENT if it is not watched. */
   modify(fd: number, events: number, data: number, high = 0): void {
     this.#ctl(EPOLL_CTL_MOD, fd, events, data, high);
@@ -92,24 +110,41 @@ export class Epoll {
   }
 
   #ctl(op: number, fd: number, events: number, data: number, high: number): void {
-    const at = this.#controlAt;
-    this.#view.setUint32(at, events, true);
-    this.#view.setUint32(at + DATA_AT, data, true);
-    this.#view.setUint32(at + DATA_AT + 4, high, true);
-    if (sys.epoll_ctl(this.fd, op, fd, this.#control) === -1) {
+    if (this.#call(op, fd, events, data, high) === -1) {
       throw new SyscallError(`epoll_ctl of descriptor ${fd}`);
     }
   }
 
+  #call(op: number, fd: number, events: number, data: number, high: number): number {
+    const at = this.#controlAt;
+    this.#view.setUint32(at, events, true);
+    this.#view.setUint32(at + DATA_AT, data, true);
+    this.#view.setUint32(at + DATA_AT + 4, high, true);
+    return sys.epoll_ctl(this.fd, op, fd, this.#control);
+  }
+
   /**
    * Waits until a descriptor is ready or `timeoutMs` are over (-1: no limit); returns
-   * how many results there are. A signal gives 0 and sets {@link interrupted}.
+   * how many results there are. Fractions of milliseconds count where the kernel has
+   * epoll_pwait2(2), else they are rounded up. A signal gives 0 and sets
+   * {@link interrupted}.
    */
   wait(timeoutMs: number): number {
-    const count = sys.epoll_wait(this.fd, this.#events, this.#maxEvents, timeoutMs);
     this.interrupted = false;
-    if (count >= 0) return count;
+    let count = -1;
+    if (this.#fine && timeoutMs > 0 && timeoutMs < 100) {
+      this.#view.setUint32(this.#timeoutAt + 8, timeoutMs * 1e6, true);
+      const wait = sys.epoll_pwait2!;
+      count = wait(this.fd, this.#events, this.#maxEvents, this.#timeout, null);
+      if (count === -1 && errno() === Errno.ENOSYS) this.#fine = false;
+      else if (count >= 0) return count;
+    } else {
+      const whole = Math.ceil(timeoutMs);
+      count = sys.epoll_wait(this.fd, this.#events, this.#maxEvents, whole);
+      if (count >= 0) return count;
+    }
     const number = errno();
+    if (number === Errno.ENOSYS) return 0;
     if (number !== Errno.EINTR) throw new SyscallError("epoll_wait", number);
     this.interrupted = true;
     return 0;

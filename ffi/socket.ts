@@ -84,6 +84,8 @@ export const SO_LINGER = 13;
 export const SO_BINDTODEVICE = 25;
 export const SO_PEEK_OFF = 42;
 export const SO_MEMINFO = 55;
+/** Linux 5.14: whether buffer sizes stay as they were set. */
+export const SO_BUF_LOCK = 72;
 
 export const SOL_IP = 0;
 export const IP_TTL = 2;
@@ -329,6 +331,14 @@ export function supportsPeekOffset(family: number): boolean {
   if (fd === -1) return false;
   const supported = setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0;
   closeFd(fd);
+  return supported;
+}
+
+/** Whether a buffer that was set can be left to the kernel's tuning again. */
+export function supportsBufferLock(): boolean {
+  const fd = openSocket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+  const supported = fd !== -1 && setOption(fd, SOL_SOCKET, SO_BUF_LOCK, 0) === 0;
+  if (fd !== -1) closeFd(fd);
   return supported;
 }
 

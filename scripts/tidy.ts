@@ -8,7 +8,7 @@ const LAYERS: readonly { readonly prefix: string; readonly layer: number }[] = [
   { prefix: "ffi/", layer: 0 },
   { prefix: "src/std/", layer: 0 },
   { prefix: "src/errors.ts", layer: 0 },
-  { prefix: "src/log.ts", layer: 0 },
+  { prefix: "src/log", layer: 0 },
   { prefix: "src/log_file.ts", layer: 0 },
   { prefix: "src/config.ts", layer: 0 },
   { prefix: "src/wire/", layer: 1 },

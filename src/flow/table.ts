@@ -10,6 +10,9 @@
 import { SipHash } from "./siphash.ts";
 
 export const FLOW_SIZE = 128;
+/** Offsets in bytes of the addresses in {@link FlowTable.key}. */
+export const KEY_OUR_AT = 8;
+export const KEY_ENDPOINT_AT = 24;
 /** 32-bit words of an entry: word W of flow F is `words[F * FLOW_WORDS + W]`. */
 export const FLOW_WORDS = 32;
 
@@ -43,6 +46,7 @@ export class FlowTable {
   readonly capacity: number;
   readonly words: Int32Array<ArrayBuffer>;
   readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly view: DataView<ArrayBuffer>;
   /**
    * What {@link find} looks for: word 0 is set by it, then ports and addresses in the
    * order of an entry's side.
@@ -50,6 +54,7 @@ export class FlowTable {
   readonly key: Int32Array<ArrayBuffer> = new Int32Array(KEY_WORDS);
   /** {@link key} as bytes: "our" from 8 on, the endpoint from 24 on. */
   readonly keyBytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.key.buffer);
+  readonly keyView: DataView<ArrayBuffer> = new DataView(this.key.buffer);
   count = 0;
 
   readonly #keyWords = new Uint32Array(this.key.buffer);
@@ -72,6 +77,7 @@ export class FlowTable {
     this.capacity = capacity;
     this.words = new Int32Array(capacity * FLOW_WORDS);
     this.bytes = new Uint8Array(this.words.buffer);
+    this.view = new DataView(this.words.buffer);
     let slots = 16;
     while (slots < capacity * 4) slots *= 2;
     this.#slots = new Int32Array(slots);

@@ -50,6 +50,12 @@ export class FlowTimers {
     this.#link(flow);
   }
 
+  /** Sets a flow's timer unless it is set to an earlier time already. */
+  setEarlier(flow: number, at: number): void {
+    const set = this.#next[flow] !== NONE;
+    if (!set || Math.ceil(at / TICK_MS) < this.#due[flow]) this.set(flow, at);
+  }
+
   clear(flow: number): void {
     if (this.#next[flow] !== NONE) this.#unlink(flow);
   }

@@ -274,7 +274,8 @@ function words(lo: number, hi: number): string {
 export const RULES: ReadonlyMap<number, Rule> = new Map<number, Rule>([
   [Request.GET_FEATURES, { size: 0, replies: true, handle: getFeatures }],
   [Request.SET_FEATURES, { size: 8, handle: (s, m) => setFeatures(s, m.payload) }],
-  [Request.SET_OWNER, { size: 0, handle: () => {} }],
+  // Some frontends send a 64-bit word along, which means nothing.
+  [Request.SET_OWNER, { size: [0, 8], handle: () => {} }],
   [Request.RESET_OWNER, { size: 0, handle: resetOwner }],
   [Request.SET_MEM_TABLE, {
     size: TABLE_SIZE,

@@ -1,4 +1,5 @@
 /** struct virtio_net_hdr with num_buffers, 12 bytes (virtio 1.3, section 5.1.6). */
+import { complement, sum } from "../wire/checksum.ts";
 
 export const NET_HEADER_SIZE = 12;
 export const NET_FLAGS_AT = 0;
@@ -45,3 +46,24 @@ export const NetFeature = {
 } as const;
 /** Bits from 32 on, counted from 32. */
 export const NetFeatureHigh = { version1: 0 } as const;
+
+/**
+ * Completes the checksum that a net header says is partial (5.1.6.2, NEEDS_CSUM), for
+ * frames that vuelo reads itself.
+ *
+ * @param frame Ethernet header on, `length` bytes
+ * @param header the net header, at `at`
+ */
+export function completeChecksum(
+  frame: DataView,
+  length: number,
+  header: DataView,
+  at: number,
+): void {
+  if ((header.getUint8(at + NET_FLAGS_AT) & NET_F_NEEDS_CSUM) === 0) return;
+  const start = header.getUint16(at + NET_CSUM_START_AT, true);
+  const field = start + header.getUint16(at + NET_CSUM_OFFSET_AT, true);
+  if (field + 2 > length) return;
+  const checksum = complement(sum(frame, start, length - start));
+  frame.setUint16(field, checksum === 0 ? 0xffff : checksum);
+}

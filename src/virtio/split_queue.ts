@@ -50,10 +50,10 @@ const NO_BUFFER = new ArrayBuffer(8);
 
 export class SplitQueue {
   readonly #memory: GuestMemory;
-  #desc = new Uint32Array(NO_BUFFER);
-  #avail = new Uint16Array(NO_BUFFER);
-  #used16 = new Uint16Array(NO_BUFFER);
-  #used32 = new Uint32Array(NO_BUFFER);
+  #desc: Uint32Array = new Uint32Array(NO_BUFFER);
+  #avail: Uint16Array = new Uint16Array(NO_BUFFER);
+  #used16: Uint16Array = new Uint16Array(NO_BUFFER);
+  #used32: Uint32Array = new Uint32Array(NO_BUFFER);
   #size = 0;
   #mask = 0;
   #eventIdx = false;

@@ -1,0 +1,156 @@
+/** The virtio network device that a vhost-user session drives, on top of its data path. */
+import type { Epoll } from "../ffi/event.ts";
+import { eventfdWrite } from "../ffi/event.ts";
+import type { Config } from "./config.ts";
+import { DataPath } from "./flow/datapath.ts";
+import { log } from "./log.ts";
+import {
+  type Backend,
+  type FeatureBits,
+  NO_FD,
+  type Vring,
+} from "./vhost_user/backend.ts";
+import { ProtocolFeature, VHOST_F_LOG_ALL } from "./vhost_user/message.ts";
+import { NetConfig } from "./vhost_user/net_config.ts";
+import { GuestMemory } from "./virtio/guest_memory.ts";
+import { NetFeature, NetFeatureHigh } from "./virtio/net_header.ts";
+
+/** Flows at once: TCP connections, UDP associations and pings together. */
+export const MAX_FLOWS = 131_072;
+
+const OFFERED: readonly number[] = [
+  NetFeature.csum,
+  NetFeature.guestCsum,
+  NetFeature.mtu,
+  NetFeature.guestTso4,
+  NetFeature.guestTso6,
+  NetFeature.guestEcn,
+  NetFeature.hostTso4,
+  NetFeature.hostTso6,
+  NetFeature.hostEcn,
+  NetFeature.mrgRxbuf,
+  NetFeature.indirectDesc,
+  NetFeature.eventIdx,
+  NetFeature.protocolFeatures,
+];
+
+function bits(numbers: readonly number[]): number {
+  return numbers.reduce((mask, bit) => (mask | (1 << bit)) >>> 0, 0);
+}
+
+export class NetDevice implements Backend {
+  readonly deviceFeatures: FeatureBits = {
+    lo: (bits(OFFERED) | VHOST_F_LOG_ALL) >>> 0,
+    hi: bits([NetFeatureHigh.version1]),
+  };
+  readonly protocolFeatures: number = ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD |
+    ProtocolFeature.RARP | ProtocolFeature.REPLY_ACK | ProtocolFeature.NET_MTU |
+    ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.RESET_DEVICE |
+    ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS;
+  readonly maxQueues = 2;
+  readonly memory: GuestMemory = new GuestMemory();
+  readonly path: DataPath;
+  readonly #config: NetConfig;
+  readonly #running: (Vring | undefined)[] = [undefined, undefined];
+  /** Called when the guest starts or stops receiving. */
+  onReceiving: (receiving: boolean) => void = () => {};
+  #receiving = false;
+
+  constructor(config: Config, epoll: Epoll) {
+    this.path = new DataPath(config, this.memory, epoll, MAX_FLOWS);
+    this.#config = new NetConfig(config.ourMac, 1, config.mtu === 0 ? 1500 : config.mtu);
+    this.path.onBroken = (queue) => this.#broken(queue);
+  }
+
+  setFeatures(features: FeatureBits): void {
+    const has = (bit: number) => (features.lo & (1 << bit)) !== 0;
+    const guestChecksum = has(NetFeature.guestCsum);
+    this.path.setOffloads({
+      mergeable: has(NetFeature.mrgRxbuf),
+      guestChecksum,
+      largeReceive4: guestChecksum && has(NetFeature.guestTso4),
+      largeReceive6: guestChecksum && has(NetFeature.guestTso6),
+      eventIdx: has(NetFeature.eventIdx),
+    });
+    log.debug(`features accepted: ${hex(features.hi)}${hex(features.lo)}`);
+  }
+
+  startQueue(ring: Vring): void {
+    log.debug(
+      `queue ${ring.index} starts at ${ring.baseIndex}, ${ring.size} entries, ` +
+        `${ring.enabled ? "enabled" : "disabled"}`,
+    );
+    this.#running[ring.index] = ring;
+    this.path.startQueue(ring);
+    this.#noteReceiving();
+  }
+
+  stopQueue(index: number): number {
+    const next = this.path.stopQueue(index);
+    this.#running[index] = undefined;
+    log.debug(`queue ${index} stops at ${next}`);
+    this.#noteReceiving();
+    return next;
+  }
+
+  updateQueue(ring: Vring): void {
+    this.#running[ring.index] = ring;
+    this.path.updateQueue(ring);
+    this.#noteReceiving();
+  }
+
+  #noteReceiving(): void {
+    const receiving = this.path.receiving;
+    if (receiving === this.#receiving) return;
+    this.#receiving = receiving;
+    this.onReceiving(receiving);
+  }
+
+  /** A ring's indexes cannot be: no more of it is read, and the frontend is told. */
+  #broken(queue: number): void {
+    const ring = this.#running[queue];
+    log.warn(
+      `queue ${queue}: the available index or a descriptor number is beyond the ring's ` +
+        `${ring?.size ?? 0} entries; the queue stands still until the driver resets it`,
+    );
+    if (ring !== undefined && ring.errFd !== NO_FD) eventfdWrite(ring.errFd);
+  }
+
+  sendRarp(mac: Uint8Array): void {
+    this.path.guest.mac.set(mac);
+  }
+
+  setMtu(mtu: number): boolean {
+    if (mtu < 68) return false;
+    this.#config.mtu = mtu;
+    this.path.mtu = mtu;
+    return true;
+  }
+
+  getConfig(offset: number, size: number): Uint8Array | null {
+    return this.#config.read(offset, size);
+  }
+  setConfig(): boolean {
+    return false;
+  }
+
+  resetDevice(): void {
+    this.path.dropAll();
+  }
+  transferState(): boolean {
+    return false;
+  }
+  checkTransfer(): boolean {
+    return false;
+  }
+
+  closed(): void {
+    log.debug(this.path.summary());
+    this.path.dropAll();
+    this.path.forgetGuest();
+  }
+}
+
+function hex(word: number): string {
+  return word.toString(16).padStart(8, "0");
+}

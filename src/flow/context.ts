@@ -1,0 +1,83 @@
+/** What all kinds of flows of one queue pair share. */
+import type { Epoll } from "../../ffi/event.ts";
+import type { Config } from "../config.ts";
+import type { GuestState } from "../services/guest_state.ts";
+import type { FrameSink } from "../virtio/frame_sink.ts";
+import type { FrameSource } from "../virtio/frame_source.ts";
+import type { GuestMemory } from "../virtio/guest_memory.ts";
+import type { AddressMap } from "./address_map.ts";
+import type { Packet } from "./packet.ts";
+import type { FlowTable } from "./table.ts";
+import type { FlowTimers } from "./timers.ts";
+
+/** Upper 8 bits of an epoll event's data word; the lower 24 are an index. */
+export const EventKind = {
+  control: 0,
+  tcp: 1,
+  udp: 2,
+  ping: 3,
+  tcpListener: 4,
+  udpListener: 5,
+} as const;
+
+/** An epoll data word. The flow's generation goes into the second word. */
+export function eventData(kind: number, index: number): number {
+  return ((kind << 24) | index) >>> 0;
+}
+
+/** Why frames of the guest, or datagrams for it, went nowhere. */
+export interface DropCounters {
+  malformed: number;
+  fragment: number;
+  /** Neither ARP nor IP, or an IP protocol that is not carried. */
+  protocol: number;
+  /** Multicast or broadcast that no service here answers. */
+  multicast: number;
+  /** The flow table is full. */
+  flows: number;
+  /** A socket could not be made or refused the data. */
+  socket: number;
+  /** A datagram did not fit the guest's MTU. */
+  tooBig: number;
+  /** The guest had no receive buffer for a frame that is not kept anywhere. */
+  noBuffer: number;
+}
+
+export interface FlowContext {
+  readonly config: Config;
+  readonly memory: GuestMemory;
+  readonly source: FrameSource;
+  readonly sink: FrameSink;
+  readonly packet: Packet;
+  readonly table: FlowTable;
+  readonly timers: FlowTimers;
+  readonly epoll: Epoll;
+  readonly map: AddressMap;
+  readonly guest: GuestState;
+  readonly drops: DropCounters;
+  /** MTU of the guest's link: what its interface uses at most, 68 to 65535. */
+  mtu: number;
+  /** Milliseconds of the monotonic clock, read once per turn of the loop. */
+  now: number;
+  /**
+   * Sends Destination Unreachable for the guest's packet whose first `length` bytes,
+   * Ethernet header on, are in `original`; false if it could not be sent.
+   */
+  sendUnreachable(original: DataView, length: number, code: number): boolean;
+}
+
+/** One kind of flow, as the data path drives it. */
+export interface FlowHandler {
+  /** The current packet is of this kind; its headers are parsed, its key is set. */
+  fromGuest(): void;
+  /** Sends what {@link fromGuest} gathered; before frames are given back to the guest. */
+  flush(): void;
+  /** Events of a flow's socket (EPOLL* bits). */
+  onSocket(flow: number, events: number): void;
+  /** The flow's timer has expired. */
+  onTimer(flow: number): void;
+  /** The guest has receive buffers again: goes on with what had to wait for them. */
+  resume(): void;
+  /** Closes the flow's socket and frees it, telling nobody. */
+  drop(flow: number): void;
+}

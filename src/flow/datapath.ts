@@ -1,0 +1,419 @@
+/**
+ * One queue pair at work: frames of the guest go to the services and flows they are for,
+ * sockets and timers to the flows they belong to, and what all of them send goes back to
+ * the guest, published and signalled once a turn.
+ */
+import { type Epoll, EPOLLET, EPOLLIN, eventfdWrite } from "../../ffi/event.ts";
+import type { Config } from "../config.ts";
+import { Arp } from "../services/arp.ts";
+import { Dhcpv4 } from "../services/dhcpv4.ts";
+import { Dhcpv6 } from "../services/dhcpv6.ts";
+import { GuestState } from "../services/guest_state.ts";
+import { unreachable } from "../services/icmp_error.ts";
+import { Ndp } from "../services/ndp.ts";
+import type { Vring } from "../vhost_user/backend.ts";
+import { NO_FD } from "../vhost_user/backend.ts";
+import { BROKEN, FRAME, FrameSource } from "../virtio/frame_source.ts";
+import { FrameSink } from "../virtio/frame_sink.ts";
+import type { GuestMemory } from "../virtio/guest_memory.ts";
+import { completeChecksum } from "../virtio/net_header.ts";
+import type { Pcap } from "../virtio/pcap.ts";
+import { SplitQueue } from "../virtio/split_queue.ts";
+import { isMulticast } from "../wire/address.ts";
+import { isGroupMac } from "../wire/ethernet.ts";
+import { Protocol } from "../wire/ip.ts";
+import { AddressMap } from "./address_map.ts";
+import { type DropCounters, eventData, EventKind, type FlowContext } from "./context.ts";
+import { Packet, Parsed } from "./packet.ts";
+import { Ping } from "./ping.ts";
+import { FlowKind, FlowTable, KEY_OUR_AT } from "./table.ts";
+import { TcpFlows } from "./tcp/tcp.ts";
+import { FlowTimers } from "./timers.ts";
+import { UdpFlows } from "./udp.ts";
+
+/** Frames of the guest in one turn, before sockets and timers have theirs. */
+const FRAMES_PER_TURN = 256;
+/** Longest frame that a service answers. */
+const SERVICE_FRAME = 2048;
+const RX = 0;
+const TX = 1;
+/** Index of an event of kind control that is the kick of queue RX or TX. */
+export const KICK_INDEX = 0xff_ff00;
+
+/** MaxRtrAdvInterval of RFC 4861, section 6.2.1, at its default. */
+const ADVERTISE_MS = 600_000;
+
+const DHCP_SERVER_PORT = 67;
+const DHCPV6_SERVER_PORT = 547;
+
+export class DataPath implements FlowContext {
+  readonly source: FrameSource;
+  readonly sink: FrameSink;
+  readonly packet: Packet;
+  readonly table: FlowTable;
+  readonly timers: FlowTimers;
+  readonly map: AddressMap;
+  readonly guest: GuestState;
+  readonly drops: DropCounters = {
+    malformed: 0,
+    fragment: 0,
+    protocol: 0,
+    multicast: 0,
+    flows: 0,
+    socket: 0,
+    tooBig: 0,
+    noBuffer: 0,
+  };
+  mtu: number;
+  now: number;
+  readonly tcp: TcpFlows;
+  readonly udp: UdpFlows;
+  readonly ping: Ping;
+  /** A ring's contents made no sense: its queue is stopped. */
+  onBroken: (queue: number) => void = () => {};
+
+  readonly #rx: SplitQueue;
+  readonly #tx: SplitQueue;
+  readonly #rings: (Vring | undefined)[] = [undefined, undefined];
+  readonly #kickFds = [NO_FD, NO_FD];
+  readonly #arp: Arp;
+  readonly #ndp: Ndp;
+  readonly #dhcpv4: Dhcpv4;
+  readonly #dhcpv6: Dhcpv6;
+  readonly #frame = new DataView(new ArrayBuffer(SERVICE_FRAME));
+  readonly #reply = new DataView(new ArrayBuffer(SERVICE_FRAME));
+  #txPending = false;
+  #eventIdx = false;
+  #advertiseAt = Infinity;
+  #pcap: Pcap | undefined;
+
+  constructor(
+    readonly config: Config,
+    readonly memory: GuestMemory,
+    readonly epoll: Epoll,
+    maxFlows: number,
+  ) {
+    this.now = performance.now();
+    this.mtu = config.mtu === 0 ? 1500 : config.mtu;
+    this.#rx = new SplitQueue(memory);
+    this.#tx = new SplitQueue(memory);
+    this.source = new FrameSource(memory, this.#tx);
+    this.sink = new FrameSink(memory, this.#rx);
+    this.table = new FlowTable(maxFlows);
+    this.timers = new FlowTimers(maxFlows, this.now);
+    this.packet = new Packet(this.source, this.table);
+    this.guest = new GuestState(config);
+    this.map = new AddressMap(config, this.guest);
+    this.tcp = new TcpFlows(this);
+    this.udp = new UdpFlows(this);
+    this.ping = new Ping(this);
+    this.#arp = new Arp(config, this.guest);
+    this.#ndp = new Ndp(config, this.guest);
+    this.#dhcpv4 = new Dhcpv4(config, this.guest);
+    this.#dhcpv6 = new Dhcpv6(config, this.guest);
+  }
+
+  /** What the driver accepted, as far as it concerns frames. */
+  setOffloads(offloads: {
+    readonly mergeable: boolean;
+    readonly guestChecksum: boolean;
+    readonly largeReceive4: boolean;
+    readonly largeReceive6: boolean;
+    readonly eventIdx: boolean;
+  }): void {
+    this.sink.mergeable = offloads.mergeable;
+    this.sink.guestChecksum = offloads.guestChecksum;
+    this.tcp.setLargeReceive(offloads.largeReceive4, offloads.largeReceive6);
+    this.#eventIdx = offloads.eventIdx;
+  }
+
+  /** Captures every frame from now on. */
+  capture(pcap: Pcap): void {
+    this.#pcap = pcap;
+    this.sink.capture = pcap;
+  }
+
+  /** Whether the guest can be sent frames. */
+  get receiving(): boolean {
+    return this.#rx.running && this.#rings[RX]?.enabled === true;
+  }
+
+  /** Starts a ring: index 0 is the guest's receive ring, 1 its transmit ring. */
+  startQueue(ring: Vring): void {
+    const which = ring.index & 1;
+    const queue = which === RX ? this.#rx : this.#tx;
+    this.#rings[which] = ring;
+    queue.start({ ...ring, eventIdx: this.#eventIdx });
+    if (ring.kickFd !== NO_FD) {
+      // Edge-triggered: the counter need not be read for the next kick to be seen.
+      this.epoll.add(
+        ring.kickFd,
+        EPOLLIN + EPOLLET,
+        eventData(EventKind.control, KICK_INDEX + which),
+      );
+      this.#kickFds[which] = ring.kickFd;
+    }
+    if (which === RX) this.#advertiseAt = this.now;
+    this.kicked(which);
+  }
+
+  /** Stops a ring; returns the index of the first entry not used up. */
+  stopQueue(index: number): number {
+    const which = index & 1;
+    if (which === TX) this.#flushSource();
+    else this.#flushSink();
+    if (this.#kickFds[which] !== NO_FD) this.epoll.remove(this.#kickFds[which]);
+    this.#kickFds[which] = NO_FD;
+    this.#rings[which] = undefined;
+    if (which === TX) this.#txPending = false;
+    return (which === RX ? this.#rx : this.#tx).stop();
+  }
+
+  updateQueue(ring: Vring): void {
+    this.#rings[ring.index & 1] = ring;
+    this.kicked(ring.index & 1);
+  }
+
+  /** The driver kicked a queue. */
+  kicked(which: number): void {
+    if (which === TX) this.#txPending = true;
+    else this.sink.starved = false;
+  }
+
+  /** Events of a socket, given the words it was added to epoll with. */
+  onSocket(kind: number, flow: number, generation: number, events: number): void {
+    if (flow >= this.table.capacity || this.table.generation(flow) !== generation) return;
+    switch (kind) {
+      case EventKind.tcp:
+        if (this.table.kind(flow) === FlowKind.tcp) this.tcp.onSocket(flow, events);
+        break;
+      case EventKind.udp:
+        if (this.table.kind(flow) === FlowKind.udp) this.udp.onSocket(flow, events);
+        break;
+      case EventKind.ping:
+        if (this.table.kind(flow) >= FlowKind.ping4) this.ping.onSocket(flow, events);
+    }
+  }
+
+  /** The part of a turn after events: the guest's frames, timers, what had to wait. */
+  turn(): void {
+    if (this.#txPending) this.#transmit();
+    if (this.now >= this.#advertiseAt) this.#advertise();
+    for (
+      let flow = this.timers.expired(this.now);
+      flow >= 0;
+      flow = this.timers.expired(this.now)
+    ) {
+      this.#handler(flow)?.onTimer(flow);
+    }
+    this.tcp.poll();
+    if (!this.sink.starved) {
+      this.tcp.resume();
+      this.udp.resume();
+      this.ping.resume();
+    }
+    if (this.sink.starved && this.#rx.wantNotification()) this.sink.starved = false;
+    this.#flushSink();
+    if (this.sink.broken) {
+      this.sink.broken = false;
+      this.onBroken(RX);
+    }
+  }
+
+  /** Router advertisements come unasked, too: the guest's default route has a lifetime. */
+  #advertise(): void {
+    this.#advertiseAt = this.now + ADVERTISE_MS;
+    if (!this.config.ndp || !this.config.ra || this.config.ip6 === undefined) return;
+    if (this.receiving) this.sendFrame(this.#ndp.advertise(this.#reply));
+  }
+
+  #handler(flow: number) {
+    switch (this.table.kind(flow)) {
+      case FlowKind.tcp:
+        return this.tcp;
+      case FlowKind.udp:
+        return this.udp;
+      case FlowKind.ping4:
+      case FlowKind.ping6:
+        return this.ping;
+      default:
+        return undefined;
+    }
+  }
+
+  /** Milliseconds until {@link turn} has something to do; 0: now, -1: nothing waits. */
+  timeout(): number {
+    if (this.#txPending) return 0;
+    if (!this.sink.starved && this.receiving && this.tcp.waiting > 0) return 0;
+    const timer = this.timers.untilNext(this.now);
+    const poll = this.tcp.untilPoll();
+    if (poll < 0) return timer;
+    return timer < 0 || poll < timer ? poll : timer;
+  }
+
+  /** Takes frames from the guest until there is none left, or its share is used up. */
+  #transmit(): void {
+    this.#tx.declineNotification();
+    const discard = this.#rings[TX]?.enabled !== true;
+    for (let count = 0; count < FRAMES_PER_TURN; count++) {
+      const result = this.source.next();
+      if (result === FRAME) {
+        if (this.#pcap !== undefined) this.#pcap.fromGuest(this.source);
+        if (!discard) this.#fromGuest();
+        continue;
+      }
+      if (result === BROKEN) {
+        this.#flushFlows();
+        this.#txPending = false;
+        this.onBroken(TX);
+        return;
+      }
+      if (this.source.full) break;
+      if (this.#tx.wantNotification()) {
+        this.#tx.declineNotification();
+        continue;
+      }
+      this.#txPending = false;
+      break;
+    }
+    this.#flushFlows();
+    this.#flushSource();
+  }
+
+  #flushFlows(): void {
+    this.tcp.flush();
+    this.udp.flush();
+    this.ping.flush();
+  }
+
+  #flushSource(): void {
+    const ring = this.#rings[TX];
+    if (this.source.flush() && ring !== undefined && ring.callFd !== NO_FD) {
+      eventfdWrite(ring.callFd);
+    }
+  }
+
+  #flushSink(): void {
+    const ring = this.#rings[RX];
+    if (this.sink.flush() && ring !== undefined && ring.callFd !== NO_FD) {
+      eventfdWrite(ring.callFd);
+    }
+  }
+
+  /** Hands the current frame to whom it is for. */
+  #fromGuest(): void {
+    const parsed = this.packet.parse();
+    switch (parsed) {
+      case Parsed.ip:
+        this.#fromGuestIp();
+        break;
+      case Parsed.arp:
+        this.guest.learn(this.source.head, this.source.headLength);
+        this.#serve(this.#arp);
+        break;
+      case Parsed.malformed:
+        this.drops.malformed++;
+        break;
+      case Parsed.fragment:
+        this.drops.fragment++;
+        break;
+      default:
+        this.drops.protocol++;
+    }
+  }
+
+  #fromGuestIp(): void {
+    const { packet, source } = this;
+    const head = source.head;
+    this.guest.learn(head, source.headLength);
+    const port = head.getUint16(packet.transportAt + 2);
+    switch (packet.protocol) {
+      case Protocol.tcp:
+        if (this.#isGroup()) this.drops.multicast++;
+        else if (this.config.tcp) this.tcp.fromGuest();
+        break;
+      case Protocol.udp:
+        if (packet.version === 4 && port === DHCP_SERVER_PORT) this.#serve(this.#dhcpv4);
+        else if (packet.version === 6 && port === DHCPV6_SERVER_PORT) {
+          this.#serve(this.#dhcpv6);
+        } else if (this.#isGroup()) this.drops.multicast++;
+        else if (this.config.udp) this.udp.fromGuest();
+        break;
+      case Protocol.icmp:
+        if (this.#isGroup()) this.drops.multicast++;
+        else if (this.config.icmp) this.ping.fromGuest();
+        break;
+      case Protocol.icmpv6: {
+        const type = head.getUint8(packet.transportAt);
+        if (type >= 130 && type !== 128) this.#serve(this.#ndp);
+        else if (this.#isGroup()) this.drops.multicast++;
+        else if (this.config.icmp) this.ping.fromGuest();
+        break;
+      }
+      default:
+        this.drops.protocol++;
+    }
+  }
+
+  /** Multicast and broadcast are answered by services or by nobody. */
+  #isGroup(): boolean {
+    return isGroupMac(this.source.head, 0) ||
+      isMulticast(this.table.keyBytes, KEY_OUR_AT);
+  }
+
+  #serve(service: {
+    respond(frame: DataView, length: number, reply: DataView): number;
+  }): void {
+    const length = this.source.copyFrame(this.#frame);
+    if (length < this.source.length) {
+      this.drops.malformed++;
+      return;
+    }
+    completeChecksum(this.#frame, length, this.source.netHeader, 0);
+    this.sendFrame(service.respond(this.#frame, length, this.#reply));
+  }
+
+  /** Sends `length` bytes of the reply buffer, if there are any. */
+  sendFrame(length: number): void {
+    if (length > 0 && !this.sink.send(this.#reply, length)) this.drops.noBuffer++;
+  }
+
+  sendUnreachable(original: DataView, length: number, code: number): boolean {
+    const size = unreachable(
+      this.config,
+      this.guest,
+      original,
+      length,
+      code,
+      this.#reply,
+    );
+    return size > 0 && this.sink.send(this.#reply, size);
+  }
+
+  /** Ends all flows: the guest they belonged to is gone. */
+  dropAll(): void {
+    for (let flow = 0; flow < this.table.limit; flow++) this.#handler(flow)?.drop(flow);
+    this.#flushSink();
+  }
+
+  /** A new guest may come: nothing learnt of the last one counts. */
+  forgetGuest(): void {
+    this.guest.reset();
+  }
+
+  /** One line of counters for the log. */
+  summary(): string {
+    const { tcp, drops, source, sink } = this;
+    const counts = {
+      ...tcp.counters,
+      ...drops,
+      badTx: source.badChains,
+      badRx: sink.badChains,
+    };
+    const parts = Object.entries(counts).filter(([, n]) => n > 0).map(([k, n]) =>
+      `${k} ${n}`
+    );
+    return `${source.taken} frames from the guest, ${sink.committed} to it; ` +
+      `${this.table.count} flows${parts.length > 0 ? "; " + parts.join(", ") : ""}`;
+  }
+}

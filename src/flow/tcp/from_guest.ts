@@ -1,0 +1,332 @@
+/**
+ * Segments of the guest (RFC 9293, section 3.10.7). Data in sequence is gathered over the
+ * segments of a batch and goes to the socket in one sendmsg(), from guest memory.
+ */
+import { Errno, errno } from "../../../ffi/errno.ts";
+import {
+  IPPROTO_TCP,
+  MSG_DONTWAIT,
+  MSG_NOSIGNAL,
+  sendmsg,
+  setOption,
+  SHUT_WR,
+  shutdownSocket,
+  SO_KEEPALIVE,
+  SOL_SOCKET,
+  TCP_KEEPIDLE,
+  TCP_KEEPINTVL,
+} from "../../../ffi/socket.ts";
+import {
+  tcpAcknowledgement,
+  TcpFlag,
+  tcpFlags,
+  tcpHeaderLength,
+  tcpSequence,
+  tcpWindow,
+} from "../../wire/tcp.ts";
+import { FLOW_WORDS, FlowWord } from "../table.ts";
+import { acknowledge, expectAck, growSendBuffer, watchForSpace } from "./acknowledge.ts";
+import { TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import {
+  becomeEstablished,
+  closeFlow,
+  resetBoth,
+  resetPeer,
+  takeSynOptions,
+} from "./open.ts";
+import { sendAck, sendSegment, sendSyn } from "./segments.ts";
+import type { TcpShared } from "./shared.ts";
+import { acceptAck, inFlight, rewind } from "./to_guest.ts";
+import { service } from "./service.ts";
+
+/** Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2). */
+const DUPLICATES = 3;
+/** Bytes in one sendmsg() after which a near peer may have acknowledged them already. */
+const BULK = 4096;
+
+/** What the segments of one batch add up to, for the flow they belong to. */
+export class Gathered {
+  /** The flow, or -1. */
+  flow = -1;
+  /** Payload bytes in {@link TcpShared.out}. */
+  bytes = 0;
+  /** A FIN follows them. */
+  fin = false;
+  /** An acknowledgement must go out even if nothing is new. */
+  force = false;
+  /** The guest acknowledged something or changed its window. */
+  acked = false;
+  /** Enough was sent to look for its acknowledgement at once. */
+  bulk = false;
+
+  clear(): void {
+    this.flow = -1;
+    this.bytes = 0;
+    this.fin =
+      this.force =
+      this.acked =
+      this.bulk =
+        false;
+  }
+}
+
+/** Takes the current packet, a segment of `flow`, which is {@link Gathered.flow}. */
+export function takeSegment(t: TcpShared, g: Gathered, flow: number): void {
+  const { source, packet } = t.context;
+  const head = source.head;
+  const at = packet.transportAt;
+  const headerLength = tcpHeaderLength(head, at, packet.transportLength);
+  if (headerLength < 0) {
+    t.context.drops.malformed++;
+    return;
+  }
+  const flags = tcpFlags(head, at);
+  t.heardAt[flow] = t.context.now;
+  const state = t.state(flow);
+  if (state !== TcpState.established) {
+    if (!source.need(at + headerLength)) return;
+    if (!takeHandshake(t, g, flow, state, flags, headerLength)) return;
+  }
+  if ((flags & TcpFlag.rst) !== 0) return takeReset(t, g, flow);
+  if ((flags & TcpFlag.syn) !== 0) {
+    // A SYN inside a connection is answered, never obeyed (RFC 5961, section 4.2).
+    g.force = true;
+    return;
+  }
+  if ((flags & TcpFlag.ack) === 0) return;
+  const payload = packet.transportLength - headerLength;
+  if (!takeAck(t, g, flow, payload, flags)) return;
+  takeData(t, g, flow, at + headerLength, payload, (flags & TcpFlag.fin) !== 0);
+}
+
+/** Segments before the connection is established; true if it now is. */
+function takeHandshake(
+  t: TcpShared,
+  g: Gathered,
+  flow: number,
+  state: number,
+  flags: number,
+  headerLength: number,
+): boolean {
+  const { source, packet } = t.context;
+  const head = source.head;
+  const at = packet.transportAt;
+  const word = flow * FLOW_WORDS;
+  if ((flags & TcpFlag.rst) !== 0) {
+    takeReset(t, g, flow);
+    return false;
+  }
+  if (state === TcpState.connecting) return false; // a repeated SYN: connect() goes on
+  const expected = t.words[word + TcpWord.seqToGuest];
+  if (state === TcpState.synAckSent) {
+    if ((flags & TcpFlag.syn) !== 0) {
+      sendSyn(t, flow);
+      return false;
+    }
+    if ((flags & TcpFlag.ack) === 0) return false;
+    if ((tcpAcknowledgement(head, at) | 0) !== expected) return false;
+    becomeEstablished(t, flow);
+    g.acked = true;
+    return true;
+  }
+  const both = TcpFlag.syn | TcpFlag.ack;
+  const acknowledged = tcpAcknowledgement(head, at);
+  if ((flags & TcpFlag.ack) !== 0 && (acknowledged | 0) !== expected) {
+    // The guest speaks of an earlier connection: it is to forget that one (3.10.7.3).
+    sendSegment(t, flow, acknowledged | 0, TcpFlag.rst);
+    sendSyn(t, flow);
+    return false;
+  }
+  if ((flags & both) !== both) return false;
+  takeSynOptions(t, flow, headerLength);
+  const sequence = tcpSequence(head, at) | 0;
+  t.words[word + TcpWord.isnFromGuest] = sequence;
+  t.words[word + TcpWord.seqFromGuest] = sequence + 1;
+  t.words[word + TcpWord.ackToGuest] = sequence + 1;
+  t.words[word + TcpWord.ackFromGuest] = expected;
+  t.words[word + TcpWord.windows] = tcpWindow(head, at) |
+    (t.words[word + TcpWord.windows] & ~0xffff);
+  becomeEstablished(t, flow);
+  g.force = g.acked = true;
+  return false;
+}
+
+/** RST: obeyed if it is exactly the next in sequence (RFC 5961, section 3.2). */
+function takeReset(t: TcpShared, g: Gathered, flow: number): void {
+  const { source, packet } = t.context;
+  const head = source.head;
+  const at = packet.transportAt;
+  const word = flow * FLOW_WORDS;
+  const state = t.state(flow);
+  if (state === TcpState.synSent) {
+    if ((tcpAcknowledgement(head, at) | 0) !== t.words[word + TcpWord.seqToGuest]) return;
+    t.counters.refused++;
+  } else {
+    const expected = t.words[word + TcpWord.seqFromGuest] + g.bytes | 0;
+    if ((tcpSequence(head, at) | 0) !== expected) {
+      g.force = true;
+      return;
+    }
+  }
+  if (g.bytes > 0) sendGathered(t, g);
+  g.clear();
+  if (t.state(flow) !== 0) resetPeer(t, flow);
+}
+
+/** The acknowledgement and window of a segment; false if it is not acceptable. */
+function takeAck(
+  t: TcpShared,
+  g: Gathered,
+  flow: number,
+  payload: number,
+  flags: number,
+): boolean {
+  const { source, packet } = t.context;
+  const words = t.words;
+  const at = flow * FLOW_WORDS;
+  const ack = tcpAcknowledgement(source.head, packet.transportAt) | 0;
+  const window = tcpWindow(source.head, packet.transportAt);
+  if ((ack - words[at + TcpWord.seqMax] | 0) > 0) {
+    g.force = true; // of something never sent (RFC 9293, 3.10.7.4)
+    return false;
+  }
+  const progress = ack - words[at + TcpWord.ackFromGuest] | 0;
+  if (progress < 0) return true;
+  const before = words[at + TcpWord.windows] & 0xffff;
+  words[at + TcpWord.windows] = (words[at + TcpWord.windows] & ~0xffff) | window;
+  if (progress > 0) {
+    acceptAck(t, flow, ack);
+    g.acked = true;
+  } else if (before !== window) {
+    g.acked = true;
+  } else if (payload === 0 && (flags & TcpFlag.fin) === 0 && inFlight(t, flow) > 0) {
+    const duplicates = t.duplicates(flow) + 1;
+    t.setDuplicates(flow, duplicates > 200 ? 200 : duplicates);
+    if (duplicates === DUPLICATES) {
+      rewind(t, flow);
+      g.acked = true;
+    }
+  }
+  return true;
+}
+
+/** Payload and FIN of a segment: gathered if they are next in sequence. */
+function takeData(
+  t: TcpShared,
+  g: Gathered,
+  flow: number,
+  payloadAt: number,
+  payload: number,
+  fin: boolean,
+): void {
+  const { source, packet } = t.context;
+  const sequence = tcpSequence(source.head, packet.transportAt) | 0;
+  const expected = t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest] + g.bytes +
+      (g.fin ? 1 : 0) | 0;
+  const behind = expected - sequence | 0;
+  if (payload === 0 && !fin) {
+    // A probe: one before what is expected (RFC 9293, section 3.8.4).
+    if (behind !== 0) g.force = true;
+    if (behind === 1) watchPeer(t, flow);
+    return;
+  }
+  if (behind < 0) {
+    t.counters.outOfOrder++;
+    sendAck(t, flow); // each one: the guest counts duplicates
+    return;
+  }
+  if (g.fin || t.has(flow, TcpFlow.guestFin)) {
+    g.force = true;
+    return;
+  }
+  const fresh = payload - behind;
+  if (fresh < 0 || (fresh === 0 && !fin)) {
+    g.force = true;
+    if (behind === 1 && payload === 1) watchPeer(t, flow);
+    return;
+  }
+  if (fresh > 0) {
+    if (t.out.count + source.pieces > t.out.capacity) sendGathered(t, g);
+    if (g.flow !== flow) return;
+    source.appendPayload(payloadAt + behind, fresh, t.out);
+    g.bytes += fresh;
+  }
+  g.fin = fin;
+}
+
+/** The guest probes its peer, so the host's kernel does the same from now on. */
+function watchPeer(t: TcpShared, flow: number): void {
+  if (t.has(flow, TcpFlow.keepAlive)) return;
+  t.mark(flow, TcpFlow.keepAlive);
+  const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
+  setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 60);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 15);
+}
+
+/**
+ * Sends what was gathered. Bytes the socket does not take are not acknowledged: the guest
+ * keeps them, and sends them again when it is told of room.
+ */
+export function sendGathered(t: TcpShared, g: Gathered): void {
+  const flow = g.flow;
+  const at = flow * FLOW_WORDS;
+  const fd = t.words[at + FlowWord.fd];
+  let sent = 0;
+  if (g.bytes > 0) {
+    t.outMessage.setIovecs(0, t.out.address, t.out.count);
+    do {
+      sent = sendmsg(fd, t.outMessage.pointer, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (sent < 0 && errno() === Errno.EINTR);
+    t.out.count = 0;
+    if (sent < 0) {
+      const number = errno();
+      if (number !== Errno.EAGAIN && number !== Errno.ENOBUFS) {
+        g.clear();
+        resetBoth(t, flow);
+        return;
+      }
+      sent = 0;
+    }
+    t.words[at + TcpWord.seqFromGuest] += sent;
+    if (sent > 0) {
+      expectAck(t, flow);
+      const waiting = t.words[at + TcpWord.seqFromGuest] -
+        t.words[at + TcpWord.ackToGuest];
+      if ((waiting | 0) * 2 > t.sendBuffer[flow]) growSendBuffer(t, flow, fd);
+      if (sent >= BULK) g.bulk = true;
+    }
+    if (sent < g.bytes) {
+      t.counters.blocked++;
+      t.mark(flow, TcpFlow.blocked);
+      watchForSpace(t, flow, fd);
+      g.fin = false;
+      g.force = true;
+    }
+  }
+  g.bytes = 0;
+  if (g.fin) takeFin(t, g, flow, fd);
+}
+
+/** All data before it is in the socket: the guest's FIN becomes the socket's. */
+function takeFin(t: TcpShared, g: Gathered, flow: number, fd: number): void {
+  g.fin = false;
+  shutdownSocket(fd, SHUT_WR);
+  t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest] += 1;
+  t.mark(flow, TcpFlow.guestFin);
+  expectAck(t, flow);
+}
+
+/** Ends a run of segments of one flow: data out, acknowledgement and data back. */
+export function finish(t: TcpShared, g: Gathered): void {
+  const flow = g.flow;
+  if (flow < 0) return;
+  if (g.bytes > 0 || g.fin) sendGathered(t, g);
+  if (g.flow !== flow) return;
+  const { force, acked, bulk } = g;
+  g.clear();
+  if (t.state(flow) !== TcpState.established) return;
+  if (force || bulk) acknowledge(t, flow, force);
+  if (acked && t.has(flow, TcpFlow.readable | TcpFlow.peerFin)) service(t, flow);
+  else if (acked) closeFlow(t, flow);
+}

@@ -1,0 +1,168 @@
+/** What the parts of TCP share: buffers for system calls, and state that is not moved. */
+import { Arena } from "../../../ffi/arena.ts";
+import { IovecArray, MessageArray } from "../../../ffi/iovec.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  supportsBufferLock,
+  supportsPeekOffset,
+} from "../../../ffi/socket.ts";
+import type { FlowContext } from "../context.ts";
+import { SipHash } from "../siphash.ts";
+import { FLOW_WORDS, FlowWord } from "../table.ts";
+import { TcpWord } from "./layout.ts";
+
+const IOVECS = 1024;
+const DISCARD_SIZE = 65536;
+
+/** Counters for the log and for tests. */
+export interface TcpCounters {
+  opened: number;
+  accepted: number;
+  refused: number;
+  resets: number;
+  retransmits: number;
+  outOfOrder: number;
+  blocked: number;
+}
+
+export class TcpShared {
+  readonly words: Int32Array;
+  /** Payload from the guest on its way to sendmsg. */
+  readonly out: IovecArray;
+  readonly outMessage: MessageArray;
+  /** Receive buffers of the guest on their way to recvmsg. */
+  readonly in: IovecArray;
+  readonly inMessage: MessageArray;
+  readonly discardAddress: number;
+  readonly peekOffset4: boolean;
+  readonly peekOffset6: boolean;
+  readonly bufferLock: boolean;
+  /** The guest takes segments larger than its MTU: GUEST_TSO4, GUEST_TSO6. */
+  largeReceive4 = false;
+  largeReceive6 = false;
+  /** Capacity of each frame reserved for one recvmsg. */
+  readonly frameRoom = new Int32Array(256);
+
+  /** SO_SNDBUF as last read; when the RTO is due; when the guest was last heard. */
+  readonly sendBuffer: Int32Array;
+  readonly retransmitAt: Float64Array;
+  readonly heardAt: Float64Array;
+  /** Next look at SIOCOUTQ, the wait before it, and the time acknowledgements take. */
+  readonly pollAt: Float64Array;
+  readonly pollDelay: Float32Array;
+  readonly roundTrip: Float32Array;
+  readonly sentAt: Float64Array;
+  /** Bytes to ask for in the next read of the socket. */
+  readonly readHint: Int32Array;
+
+  /** Flows that have something to do without an event: a ring of indexes. */
+  readonly ready: Int32Array;
+  readonly inReady: Uint8Array;
+  readyFirst = 0;
+  readyCount = 0;
+  /** Flows whose send queue is looked at soon; see acknowledge.ts. */
+  readonly polled: Int32Array;
+  readonly inPolled: Uint8Array;
+  polledCount = 0;
+
+  readonly counters: TcpCounters = {
+    opened: 0,
+    accepted: 0,
+    refused: 0,
+    resets: 0,
+    retransmits: 0,
+    outOfOrder: 0,
+    blocked: 0,
+  };
+  readonly #hash = new SipHash(crypto.getRandomValues(new Uint32Array(4)));
+  readonly #tuple = new Uint32Array(10);
+
+  constructor(readonly context: FlowContext) {
+    const capacity = context.table.capacity;
+    this.words = context.table.words;
+    const arena = new Arena(2 * IOVECS * 16 + 2 * 64 + DISCARD_SIZE + 4096);
+    this.out = new IovecArray(arena, IOVECS);
+    this.in = new IovecArray(arena, IOVECS);
+    this.outMessage = new MessageArray(arena, 1);
+    this.inMessage = new MessageArray(arena, 1);
+    this.discardAddress = arena.base + arena.take(DISCARD_SIZE);
+    this.peekOffset4 = supportsPeekOffset(AF_INET);
+    this.peekOffset6 = supportsPeekOffset(AF_INET6);
+    this.bufferLock = supportsBufferLock();
+    this.sendBuffer = new Int32Array(capacity);
+    this.retransmitAt = new Float64Array(capacity);
+    this.heardAt = new Float64Array(capacity);
+    this.pollAt = new Float64Array(capacity);
+    this.pollDelay = new Float32Array(capacity);
+    this.roundTrip = new Float32Array(capacity);
+    this.sentAt = new Float64Array(capacity);
+    this.readHint = new Int32Array(capacity);
+    this.ready = new Int32Array(capacity);
+    this.inReady = new Uint8Array(capacity);
+    this.polled = new Int32Array(capacity);
+    this.inPolled = new Uint8Array(capacity);
+  }
+
+  state(flow: number): number {
+    return (this.words[flow * FLOW_WORDS] >>> 8) & 0xff;
+  }
+  setState(flow: number, state: number): void {
+    const at = flow * FLOW_WORDS;
+    this.words[at] = (this.words[at] & ~0xff00) | (state << 8);
+  }
+  has(flow: number, flag: number): boolean {
+    return (this.words[flow * FLOW_WORDS] & flag) !== 0;
+  }
+  mark(flow: number, flag: number): void {
+    this.words[flow * FLOW_WORDS] |= flag;
+  }
+  unmark(flow: number, flag: number): void {
+    this.words[flow * FLOW_WORDS] &= ~flag;
+  }
+
+  retries(flow: number): number {
+    return (this.words[flow * FLOW_WORDS + TcpWord.counts] >>> 16) & 0xff;
+  }
+  setRetries(flow: number, retries: number): void {
+    const at = flow * FLOW_WORDS + TcpWord.counts;
+    this.words[at] = (this.words[at] & ~0xff0000) | (retries << 16);
+  }
+  duplicates(flow: number): number {
+    return this.words[flow * FLOW_WORDS + TcpWord.counts] >>> 24;
+  }
+  setDuplicates(flow: number, count: number): void {
+    const at = flow * FLOW_WORDS + TcpWord.counts;
+    this.words[at] = (this.words[at] & 0xffffff) | ((count & 0xff) << 24);
+  }
+
+  /** Appends a flow to the ready ring, once. */
+  pushReady(flow: number): void {
+    if (this.inReady[flow] !== 0) return;
+    this.inReady[flow] = 1;
+    let at = this.readyFirst + this.readyCount++;
+    if (at >= this.ready.length) at -= this.ready.length;
+    this.ready[at] = flow;
+  }
+
+  /** Takes the first of the ready ring; only while {@link readyCount} is above 0. */
+  takeReady(): number {
+    const flow = this.ready[this.readyFirst];
+    this.readyFirst = this.readyFirst + 1 === this.ready.length ? 0 : this.readyFirst + 1;
+    this.readyCount--;
+    this.inReady[flow] = 0;
+    return flow;
+  }
+
+  /**
+   * The initial sequence number towards the guest (RFC 6528): nobody can guess it, and a
+   * later connection of the same addresses and ports gets a higher one, so that a guest
+   * which still has the last one in TIME-WAIT takes it (RFC 9293, section 3.6.1).
+   */
+  initialSequence(flow: number): number {
+    const at = flow * FLOW_WORDS + FlowWord.guestPorts;
+    for (let i = 0; i < 9; i++) this.#tuple[i] = this.words[at + i];
+    const clock = Math.floor(this.context.now * 250) | 0;
+    return clock + this.#hash.hash(this.#tuple, this.#tuple.length) | 0;
+  }
+}

@@ -1,0 +1,260 @@
+/**
+ * Data of the peer on its way to the guest: peeked from the socket straight into the
+ * guest's receive buffers, and dropped from the socket when the guest acknowledges it.
+ */
+import { Errno, errno } from "../../../ffi/errno.ts";
+import {
+  MSG_DONTWAIT,
+  MSG_PEEK,
+  MSG_TRUNC,
+  recv,
+  recvmsg,
+  setOption,
+  SO_PEEK_OFF,
+  SOL_SOCKET,
+} from "../../../ffi/socket.ts";
+import { MAX_FRAMES } from "../../virtio/frame_sink.ts";
+import { GsoType } from "../../virtio/net_header.ts";
+import { TCP_CHECKSUM_AT, TCP_HEADER_SIZE, TcpFlag } from "../../wire/tcp.ts";
+import { isFlow4 } from "../frame_head.ts";
+import { FLOW_WORDS, FlowWord } from "../table.ts";
+import { RTO_FIRST_MS, TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import { dataHeadLength, sendSegment, writeSegmentHead } from "./segments.ts";
+import type { TcpShared } from "./shared.ts";
+
+/** Bytes for one flow before others have their turn. */
+const TURN_BYTES = 1 << 20;
+/** Payload of the largest frame, whatever the headers. */
+const LARGE_PAYLOAD = 65535 - 60;
+const DISCARD_PIECE = 65536;
+/** Bytes asked for in the first read of a flow, and in one read at most. */
+export const FIRST_READ = 4096;
+const LONGEST_READ = 1 << 20;
+
+/** How {@link sendData} ended. */
+export const Sent = {
+  /** Nothing more to send now: all is out, or the guest's window is full. */
+  done: 0,
+  /** The guest has no receive buffers. */
+  starved: 1,
+  /** The flow's share of this turn is used up. */
+  turn: 2,
+  /** The socket failed. */
+  failed: 3,
+} as const;
+
+/** Bytes the guest has not acknowledged; a FIN counts as one. */
+export function inFlight(t: TcpShared, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  return t.words[at + TcpWord.seqToGuest] - t.words[at + TcpWord.ackFromGuest] | 0;
+}
+
+/** The guest's window in bytes, counted from its last acknowledgement. */
+export function guestWindow(t: TcpShared, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  const scale = t.words[at + TcpWord.counts] & 0xff;
+  return (t.words[at + TcpWord.windows] & 0xffff) << scale;
+}
+
+/** Sends what the guest's window and buffers allow; see {@link Sent}. */
+export function sendData(t: TcpShared, flow: number): number {
+  const four = isFlow4(t.words, flow);
+  const headLength = dataHeadLength(t, flow);
+  const mss = t.words[flow * FLOW_WORDS + TcpWord.mss];
+  const large = four ? t.largeReceive4 : t.largeReceive6;
+  const segment = large ? LARGE_PAYLOAD - LARGE_PAYLOAD % mss : mss;
+  const peekOffset = four ? t.peekOffset4 : t.peekOffset6;
+  for (let turn = 0; turn < TURN_BYTES;) {
+    if (t.has(flow, TcpFlow.finToGuest)) {
+      t.unmark(flow, TcpFlow.readable);
+      return Sent.done;
+    }
+    const flying = inFlight(t, flow);
+    let room = guestWindow(t, flow) - flying;
+    if (room <= 0) return Sent.done;
+    const hint = t.readHint[flow];
+    if (room > hint) room = hint;
+    t.in.count = 0;
+    if (!peekOffset) skipInFlight(t, flying);
+    const reserved = reserveFrames(t, headLength, segment < mss ? mss : segment, room);
+    if (reserved === 0) {
+      t.context.sink.end();
+      return Sent.starved;
+    }
+    const skipped = peekOffset ? 0 : flying;
+    let got = peek(t, flow);
+    if (got > 0) got -= skipped;
+    if (got <= 0) {
+      t.context.sink.end();
+      if (
+        got < 0 && errno() !== Errno.EAGAIN && errno() !== Errno.EINTR && skipped === 0
+      ) {
+        return Sent.failed;
+      }
+      if (got === 0 && (skipped === 0 || t.has(flow, TcpFlow.peerFin))) {
+        if (t.has(flow, TcpFlow.failed)) return Sent.failed;
+        t.mark(flow, TcpFlow.peerFin);
+        return sendFin(t, flow);
+      }
+      t.unmark(flow, TcpFlow.readable);
+      return Sent.done;
+    }
+    commitFrames(t, flow, headLength, got, got < reserved, mss, large, four);
+    t.context.sink.end();
+    turn += got;
+    adaptHint(t, flow, got, reserved);
+    if (got < reserved) {
+      t.unmark(flow, TcpFlow.readable);
+      if (!t.has(flow, TcpFlow.peerFin)) return Sent.done;
+    }
+  }
+  return Sent.turn;
+}
+
+/** Reserving buffers costs time: a flow gets as many as it filled lately. */
+function adaptHint(t: TcpShared, flow: number, got: number, reserved: number): void {
+  const hint = t.readHint[flow];
+  if (got === reserved) t.readHint[flow] = Math.min(hint * 4, LONGEST_READ);
+  else if (got * 4 < hint) t.readHint[flow] = Math.max(hint >> 1, FIRST_READ);
+}
+
+/** Reserves frames for up to `room` bytes of payload; returns how many bytes fit. */
+function reserveFrames(
+  t: TcpShared,
+  headLength: number,
+  segment: number,
+  room: number,
+): number {
+  const { sink } = t.context;
+  sink.begin();
+  let total = 0;
+  while (total < room && sink.frames < MAX_FRAMES) {
+    const left = room - total;
+    const fits = sink.reserve(headLength, left < segment ? left : segment, t.in);
+    if (fits <= 0) break;
+    t.frameRoom[sink.frames - 1] = fits;
+    total += fits;
+  }
+  return total;
+}
+
+/** Without SO_PEEK_OFF, a peek starts at the first byte not acknowledged. */
+function skipInFlight(t: TcpShared, flying: number): void {
+  for (let left = flying; left > 0; left -= DISCARD_PIECE) {
+    t.in.add(t.discardAddress, left < DISCARD_PIECE ? left : DISCARD_PIECE);
+    if (t.in.count === t.in.capacity) return;
+  }
+}
+
+function peek(t: TcpShared, flow: number): number {
+  const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
+  t.inMessage.setIovecs(0, t.in.address, t.in.count);
+  return recvmsg(fd, t.inMessage.pointer, MSG_PEEK | MSG_DONTWAIT);
+}
+
+/** Writes headers for `got` bytes that lie in the reserved frames. */
+function commitFrames(
+  t: TcpShared,
+  flow: number,
+  headLength: number,
+  got: number,
+  drained: boolean,
+  mss: number,
+  large: boolean,
+  four: boolean,
+): void {
+  const at = flow * FLOW_WORDS;
+  const words = t.words;
+  let sequence = words[at + TcpWord.seqToGuest];
+  let left = got;
+  for (let frame = 0; left > 0; frame++) {
+    const room = t.frameRoom[frame];
+    const payload = room < left ? room : left;
+    left -= payload;
+    const flags = left === 0 && drained ? TcpFlag.ack | TcpFlag.psh : TcpFlag.ack;
+    const start = writeSegmentHead(t, flow, sequence, flags, TCP_HEADER_SIZE, payload);
+    let gso: number = GsoType.none;
+    if (large && payload > mss) gso = four ? GsoType.tcp4 : GsoType.tcp6;
+    t.context.sink.commit(
+      frame,
+      headLength,
+      payload,
+      start,
+      TCP_CHECKSUM_AT,
+      gso,
+      mss,
+    );
+    sequence = sequence + payload | 0;
+  }
+  if (inFlight(t, flow) === 0) armRetransmit(t, flow);
+  words[at + TcpWord.seqToGuest] = sequence;
+  if ((sequence - words[at + TcpWord.seqMax] | 0) > 0) {
+    words[at + TcpWord.seqMax] = sequence;
+  }
+  t.unmark(flow, TcpFlow.ackDue);
+}
+
+/** Passes the peer's FIN on, after everything before it. */
+function sendFin(t: TcpShared, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  const sequence = t.words[at + TcpWord.seqToGuest];
+  if (!sendSegment(t, flow, sequence, TcpFlag.fin | TcpFlag.ack)) return Sent.starved;
+  if (inFlight(t, flow) === 0) armRetransmit(t, flow);
+  t.words[at + TcpWord.seqToGuest] = sequence + 1;
+  if ((sequence + 1 - t.words[at + TcpWord.seqMax] | 0) > 0) {
+    t.words[at + TcpWord.seqMax] = sequence + 1;
+  }
+  t.mark(flow, TcpFlow.finToGuest | TcpFlow.finSent);
+  t.unmark(flow, TcpFlow.ackDue | TcpFlow.readable);
+  return Sent.done;
+}
+
+/** Starts the retransmission timer (RFC 6298, 5.1), backed off by the retries so far. */
+export function armRetransmit(t: TcpShared, flow: number): void {
+  const { now, timers } = t.context;
+  const wait = RTO_FIRST_MS * 2 ** t.retries(flow);
+  t.retransmitAt[flow] = now + wait;
+  timers.setEarlier(flow, now + wait);
+}
+
+/** Goes back to the first byte that the guest has not acknowledged. */
+export function rewind(t: TcpShared, flow: number): void {
+  const at = flow * FLOW_WORDS;
+  t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
+  setOption(t.words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
+  t.unmark(flow, TcpFlow.finToGuest);
+  t.mark(flow, TcpFlow.readable);
+  t.counters.retransmits++;
+}
+
+/**
+ * Takes an acknowledgement of the guest: drops `acknowledge - ackFromGuest` bytes from
+ * the socket. The caller has checked that it is at most seqMax.
+ */
+export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void {
+  const words = t.words;
+  const at = flow * FLOW_WORDS;
+  let bytes = acknowledge - words[at + TcpWord.ackFromGuest] | 0;
+  const ahead = acknowledge - words[at + TcpWord.seqToGuest] | 0;
+  words[at + TcpWord.ackFromGuest] = acknowledge;
+  t.setRetries(flow, 0);
+  t.setDuplicates(flow, 0);
+  if (t.state(flow) !== TcpState.established) return;
+  const all = acknowledge === words[at + TcpWord.seqMax];
+  if (all && bytes > 0 && t.has(flow, TcpFlow.finSent)) {
+    bytes--;
+    t.mark(flow, TcpFlow.finToGuestAcked | TcpFlow.finToGuest);
+  }
+  const fd = words[at + FlowWord.fd];
+  while (bytes > 0) {
+    const dropped = recv(fd, null, bytes, MSG_TRUNC | MSG_DONTWAIT);
+    if (dropped <= 0) break;
+    bytes -= dropped;
+  }
+  if (ahead > 0) {
+    // It had what was about to be sent again.
+    words[at + TcpWord.seqToGuest] = acknowledge;
+    setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0);
+  }
+  if (inFlight(t, flow) > 0) t.retransmitAt[flow] = t.context.now + RTO_FIRST_MS;
+}
