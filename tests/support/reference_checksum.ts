@@ -13,6 +13,11 @@ export function referenceSum(bytes: Uint8Array): number {
   return Number(total);
 }
 
+/** The checksum field of bytes in which that field is 0. */
+export function referenceChecksum(bytes: Uint8Array): number {
+  return 0xffff - referenceSum(bytes);
+}
+
 /**
  * What is wrong with the checksums of an Ethernet frame of IPv4 or IPv6 with TCP, UDP,
  * ICMP or ICMPv6 and without extension headers; undefined if nothing is.
