@@ -253,8 +253,15 @@ const FORBIDDEN: Record<string, (ring: DriverRing, ram: GuestRam) => void> = {
     DriverRing.describe(ring.descriptors, 0, outer, DESC_F_INDIRECT, 0);
   },
   "an indirect table of no whole number of descriptors": (ring, ram) => {
-    const table = indirect(ram, 2);
-    const cut = { ...table, length: table.length - 1 };
+    const table = indirect(ram, 1);
+    const odd = { ...table, length: table.length + 1 };
+    DriverRing.describe(ring.descriptors, 0, odd, DESC_F_INDIRECT, 0);
+  },
+  "a next beyond the indirect table": (ring, ram) => {
+    // What lies beyond would do, were it looked at.
+    const table = indirect(ram, 3);
+    const cut = { ...table, length: 32 };
+    DriverRing.describe(ram.view(table.address, 16), 0, table, DESC_F_NEXT, 2);
     DriverRing.describe(ring.descriptors, 0, cut, DESC_F_INDIRECT, 0);
   },
   "an indirect table without descriptors": (ring, ram) => {
@@ -325,6 +332,53 @@ Deno.test("take() follows a descriptor from one region into the next, not into a
   } finally {
     ram.close();
   }
+});
+
+Deno.test("take() reads addresses above 4 GiB, of data and of indirect tables", () => {
+  const high = 0x123_4567_8000;
+  const regions = [
+    { address: 0x10_0000, size: 0x1_0000 },
+    { address: high, size: 0x1_0000 },
+  ];
+  const ram = new GuestRam(memory, regions);
+  try {
+    const ring = new DriverRing(ram, RING);
+    const piece = { address: high + 0x1000, length: 3 };
+    ram.bytes(piece.address, 3).set([7, 8, 9]);
+    ring.offer([piece], false);
+    DriverRing.describe(ram.view(high, 16), 0, piece, 0, 0);
+    ring.offer([{ address: high, length: 16 }], false);
+    DriverRing.describe(
+      ring.descriptors,
+      1,
+      { address: high, length: 16 },
+      DESC_F_INDIRECT,
+      0,
+    );
+    const queue = new SplitQueue(memory);
+    queue.start(ring.layout);
+    const segments = new Segments();
+    assertEquals([queue.take(segments, false), queue.take(segments, false)], [1, 1]);
+    assertEquals(gather(segments, 0), [7, 8, 9, 7, 8, 9]);
+  } finally {
+    ram.close();
+  }
+});
+
+Deno.test("take() refuses what does not fit the segments any more", () => {
+  withRing({}, (ring, queue, ram) => {
+    const table = indirect(ram, MAX_SEGMENTS);
+    for (let i = 0; i < 3; i++) {
+      DriverRing.describe(ring.descriptors, i, table, DESC_F_INDIRECT, 0);
+      ring.available.setUint16(4 + 2 * i, i, true);
+    }
+    ring.available.setUint16(2, 3, true);
+    const segments = new Segments();
+    assertEquals(queue.take(segments, false), MAX_SEGMENTS);
+    assertEquals(queue.take(segments, false), MAX_SEGMENTS);
+    assertEquals(queue.take(segments, false), CHAIN_BAD);
+    assertEquals(segments.count, 2 * MAX_SEGMENTS);
+  });
 });
 
 for (const wrong of ["index", "descriptor"] as const) {
