@@ -231,7 +231,7 @@ function accept(
   }
   const used = four
     ? guest.address4
-    : isLinkLocal(inward)
+    : isLinkLocal(inward) && !isUnspecified(guest.linkLocal6)
     ? guest.linkLocal6
     : guest.address6;
   const target = listener.guestAddress ?? used;
