@@ -1,0 +1,122 @@
+/**
+ * Pings between a driver's rings and the loopback of a network namespace of their own,
+ * where ping sockets are allowed: started by src/flow/ping_test.ts. Exit status 0 if all
+ * is well.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { ip } from "./flow_config.ts";
+import { FlowWorld } from "./flow_world.ts";
+import { type Addresses, echoPacket, readPacket, udpPacket } from "./guest_packets.ts";
+
+const FAMILIES = [
+  { out: { from: ip("192.0.2.10"), to: ip("192.0.2.1") }, reply: [1, 0], most: 1472 },
+  { out: { from: ip("2001:db8::10"), to: ip("fe80::1") }, reply: [58, 129], most: 1452 },
+] as const;
+
+function pattern(length: number): Uint8Array {
+  return Uint8Array.from({ length }, (_, i) => (i * 7 + length) & 0xff);
+}
+
+/** Settles until the world has as many frames as are expected. */
+function frames(world: FlowWorld, count: number): Uint8Array[] {
+  const got: Uint8Array[] = [];
+  for (let turns = 0; got.length < count && turns < 1000; turns++) {
+    world.settle();
+    got.push(...world.frames());
+  }
+  return got;
+}
+
+/** Identifier, sequence number and payload come back as they were sent. */
+function echoes(mergeable: boolean, guestChecksum: boolean, ...buffer: number[]): void {
+  const world = new FlowWorld({ mergeable, guestChecksum });
+  world.driver.post(Math.floor(200 / buffer.length), ...buffer);
+  for (const { out, reply, most } of FAMILIES) {
+    const sizes = [0, 1, 56, 1000, most];
+    for (const [i, size] of sizes.entries()) {
+      world.driver.send(echoPacket(out, 0x1234 + (i & 1), i, pattern(size)), [12, 50]);
+    }
+    const got = frames(world, sizes.length);
+    assertEquals(got.length, sizes.length);
+    if (guestChecksum) continue; // the guest would complete them
+    const packets = got.map(readPacket);
+    for (const { from, to, protocol, transport } of packets) {
+      assertEquals([from, to], [out.to, out.from]);
+      assertEquals([protocol, transport.getUint8(0), transport.getUint8(1)], [
+        ...reply,
+        0,
+      ]);
+    }
+    const seen = packets.map(({ transport, payload }) => [
+      transport.getUint16(6),
+      transport.getUint16(4),
+      payload,
+    ]).toSorted(([a], [b]) => Number(a) - Number(b));
+    assertEquals(
+      seen,
+      sizes.map((size, i) => [i, 0x1234 + (i & 1), pattern(size)]),
+    );
+  }
+  assertEquals(world.path.table.count, 4);
+  world.path.now += 61_000;
+  world.path.turn();
+  assertEquals(world.path.table.count, 0);
+  world.close();
+}
+
+/** No route: the host refuses at once, and the guest is told. */
+function noRoute(): void {
+  const world = new FlowWorld();
+  world.driver.post(8, 1526);
+  const beyond: Addresses = { from: ip("192.0.2.10"), to: ip("198.51.100.1") };
+  world.driver.send(echoPacket(beyond, 1, 1, pattern(10)));
+  world.driver.send(udpPacket(beyond, 4000, 4001, pattern(10)));
+  const told = frames(world, 2).map(readPacket);
+  assertEquals(told.map(({ transport }) => transport.getUint16(0)), [0x0300, 0x0300]);
+  assertEquals(world.path.table.count, 0);
+  world.close();
+}
+
+/** Anything but a request is nobody's. */
+function others(): void {
+  const world = new FlowWorld();
+  const [{ out }] = FAMILIES;
+  const request = echoPacket(out, 1, 1, pattern(10));
+  request[34] = 0;
+  world.driver.send(request);
+  world.settle();
+  assertEquals(world.path.drops.protocol, 1);
+  assertEquals(world.path.table.count, 0);
+  world.close();
+}
+
+/** Beyond the path's MTU: loopback's is lowered by the test that starts this. */
+function tooBig(mtu: number): void {
+  const world = new FlowWorld({ config: { mtu: 9000 } });
+  world.driver.post(8, 9026);
+  const [{ out }] = FAMILIES;
+  world.driver.send(echoPacket(out, 1, 1, pattern(mtu)));
+  world.driver.send(udpPacket(out, 4000, 4001, pattern(mtu)));
+  for (const { transport, protocol } of frames(world, 2).map(readPacket)) {
+    assertEquals([protocol, transport.getUint16(0)], [1, 0x0304]);
+    assertEquals(transport.getUint16(6), mtu);
+  }
+  // A guest that lets others cut its packets up is served: the host does it.
+  const cut = udpPacket(out, 4000, 4001, pattern(mtu));
+  cut[20] = 0;
+  const checksum = new DataView(cut.buffer);
+  checksum.setUint16(24, checksum.getUint16(24) + 0x4000);
+  world.driver.send(cut);
+  const told = frames(world, 1).map(readPacket);
+  assertEquals(told[0]?.transport.getUint16(0), 0x0303); // it arrived: port unreachable
+  world.close();
+}
+
+assert(Deno.args.length === 1);
+echoes(true, false, 1526);
+echoes(true, false, 100);
+echoes(false, false, 12, 60, 1500);
+echoes(true, true, 1526);
+noRoute();
+others();
+tooBig(Number(Deno.args[0]));
