@@ -244,7 +244,8 @@ export class DataPath implements FlowContext {
   /** Milliseconds until {@link turn} has something to do; 0: now, -1: nothing waits. */
   timeout(): number {
     if (this.#txPending) return 0;
-    if (!this.sink.starved && this.receiving && this.tcp.waiting > 0) return 0;
+    const waiting = this.tcp.waiting + this.udp.waiting + this.ping.waiting;
+    if (!this.sink.starved && this.receiving && waiting > 0) return 0;
     const timer = this.timers.untilNext(this.now);
     const poll = this.tcp.untilPoll();
     if (poll < 0) return timer;
