@@ -254,13 +254,14 @@ export class MockDriver {
    *
    * @param cuts where the net header and frame together are cut into descriptors
    * @param header the net header; zeros ask for no offload
+   * @returns where its pieces lie
    */
   send(
     frame: Uint8Array,
     cuts: readonly number[] = [NET_HEADER],
     header: Uint8Array = new Uint8Array(NET_HEADER),
     indirect = false,
-  ): void {
+  ): Piece[] {
     const length = NET_HEADER + frame.length;
     const inside = cuts.filter((cut) => cut > 0 && cut < length);
     const edges = [...new Set([0, ...inside, length])].sort((a, b) => a - b);
@@ -274,6 +275,7 @@ export class MockDriver {
       return { address, length: piece.length };
     });
     this.tx.offer(pieces, false, indirect);
+    return pieces;
   }
 
   /** Transmitted frames that the device gave back. */
