@@ -28,6 +28,13 @@ export const SETS = {
   },
   iproute: { name: "iproute", packages: ["iproute2"], dependencies: true },
   tshark: { name: "tshark", packages: ["tshark"], dependencies: true },
+  dpdk: {
+    name: "dpdk",
+    packages: ["dpdk-dev", "librte-net-virtio25", "librte-net-tap25"]
+      .concat("librte-mempool-ring25"),
+    dependencies: true,
+  },
+  uml: { name: "uml", packages: ["user-mode-linux"], dependencies: true },
 } as const satisfies Record<string, PackageSet>;
 
 /** How to start a program: `path` with `args` before its own, and `env` added. */

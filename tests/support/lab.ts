@@ -50,7 +50,7 @@ export class World {
       const backend = await startBackend(network, options.backend);
       stack.defer(() => backend.stop());
       const world = new World(network, peer, local, backend, options);
-      if (options.guest !== undefined) await world.start();
+      if (options.guest !== undefined) await explained(world, () => world.start());
       stack.move(); // the world owns it all from here
       return world;
     } catch (error) {
@@ -110,6 +110,8 @@ export async function configure(guest: Guest): Promise<void> {
   await guest.shell("ip link set eth0 up");
   await guest.shell("udhcpc -i eth0 -q -f -n -s /bin/lab-dhcp >/run/udhcpc.log 2>&1");
   await awaitIpv6(guest);
+  // Like any guest, it talks over IPv6 before somebody talks to it.
+  await guest.run("ping", "-c", "1", IPV6.peer);
   await guest.call("serve", {});
 }
 

@@ -43,9 +43,12 @@ interface Operations {
   stats: [Record<never, never>, Record<string, PortStats>];
   download: [{ host: string; bytes: number; port?: number; stall?: number }, Transfer];
   upload: [{ host: string; bytes: number; port?: number }, Transfer];
-  echo: [{ host: string; bytes: number; port?: number }, Omit<Transfer, "seconds">];
+  echo: [
+    { host: string; bytes: number; port?: number; source?: string },
+    Omit<Transfer, "seconds">,
+  ];
   connect: [
-    { host: string; port: number; timeout?: number; source?: string },
+    { host: string; port: number; timeout?: number },
     { outcome: string; seconds: number },
   ];
   reset: [{ host: string; port?: number }, { bytes: number; outcome: string }];

@@ -46,10 +46,11 @@ export interface ProcessOptions {
 
 /** The command line that runs `argv` in a namespace and as a user; each step is an exec. */
 export function wrapped(argv: readonly string[], options: ProcessOptions): string[] {
-  const line = [...argv];
+  // With --pdeathsig nothing outlives a test that is killed.
+  const line = ["setpriv", "--pdeathsig", "KILL", "--", ...argv];
   if (options.uid !== undefined) {
     const { uid } = options;
-    line.unshift("setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", "--");
+    line.splice(1, 0, `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups");
   }
   if (options.namespace !== undefined) {
     line.unshift("nsenter", `--net=/run/netns/${options.namespace}`, "--");

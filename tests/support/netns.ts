@@ -61,6 +61,7 @@ export class Network {
   static async create(mtu = 65520): Promise<Network> {
     const network = new Network(await program("ip"), `vuelo-${Deno.pid}-${counter++}`);
     try {
+      await network.#removeStale();
       await network.#build(mtu);
     } catch (error) {
       await network.close();
@@ -88,6 +89,16 @@ export class Network {
     }
   }
 
+  /** Removes what runs left that were killed before they could. */
+  async #removeStale(): Promise<void> {
+    for (
+      const [name, pid] of (await this.#run(["netns"])).matchAll(/^vuelo-(\d+)-\S+/gm)
+    ) {
+      const alive = await Deno.stat(`/proc/${pid}`).then(() => true, () => false);
+      if (!alive) await this.#run(["netns", "del", name]).catch(() => {});
+    }
+  }
+
   async #build(mtu: number): Promise<void> {
     const { host, peer, hostLink, peerLink } = this;
     for (const name of [host, peer]) {
@@ -96,6 +107,11 @@ export class Network {
       await this.sysctl(name, "ipv6/conf/default/accept_dad", "0");
       await this.sysctl(name, "ipv6/conf/default/accept_ra", "0");
       // Whoever runs the tests may ping, as distributions have it.
+      // Each refusal is told, however many there are in a second.
+      await this.sysctl(name, "ipv6/icmp/ratelimit", "0");
+      await this.sysctl(name, "ipv4/icmp_ratelimit", "0");
+      // With few ports that are not ephemeral, "all" of them need few descriptors.
+      await this.sysctl(name, "ipv4/ip_local_port_range", "8192 65535");
       // A user namespace has no group but 0.
       const groups = "ipv4/ping_group_range";
       await this.sysctl(name, groups, "0 2147483647")

@@ -26,6 +26,7 @@ NOISE = os.urandom(CHUNK)
 lock = threading.Lock()
 served = {}
 children = {}
+listening = set()
 
 
 def chunks(size):
@@ -166,6 +167,7 @@ def listen_tcp(port, handler):
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     listener.bind(("::", port))
     listener.listen(1024)
+    listening.add(port)
     arguments = (listener, port, handler)
     threading.Thread(target=accept_all, args=arguments, daemon=True).start()
 
@@ -245,7 +247,9 @@ def http_handler(size):
 
 
 def op_serve():
-    """Starts the servers of the ports above."""
+    """Starts the servers of the ports above, unless they run."""
+    if SOURCE in listening:
+        return
     listen_tcp(SOURCE, serve_source)
     listen_tcp(SINK, serve_sink)
     listen_tcp(ECHO, serve_echo)
@@ -277,7 +281,7 @@ def op_stats():
 
 def op_download(host, bytes, port=SOURCE, stall=0):
     start = time.monotonic()
-    with connect(host, port, 30) as sock:
+    with connect(host, port, 10) as sock:
         sock.sendall(struct.pack(">Q", bytes))
         count, received = receive_stream(sock, bytes, stall)
         sent = receive_exactly(sock, 32).hex() if count == bytes else None
@@ -287,7 +291,7 @@ def op_download(host, bytes, port=SOURCE, stall=0):
 
 def op_upload(host, bytes, port=SINK):
     start = time.monotonic()
-    with connect(host, port, 30) as sock:
+    with connect(host, port, 10) as sock:
         sent = send_stream(sock, bytes)
         sock.shutdown(socket.SHUT_WR)
         count = struct.unpack(">Q", receive_exactly(sock, 8))[0]
@@ -296,9 +300,9 @@ def op_upload(host, bytes, port=SINK):
     return {"bytes": count, "sent": sent, "received": received, "seconds": seconds}
 
 
-def op_echo(host, bytes, port=ECHO):
+def op_echo(host, bytes, port=ECHO, source=None):
     """Sends, closes its own half, and reads all that comes back until the end."""
-    with connect(host, port, 30) as sock:
+    with connect(host, port, 10, source) as sock:
         digest = []
         sender = threading.Thread(
             target=lambda: (
@@ -312,11 +316,11 @@ def op_echo(host, bytes, port=ECHO):
     return {"bytes": count, "sent": digest[0], "received": received}
 
 
-def op_connect(host, port, timeout=None, source=None):
+def op_connect(host, port, timeout=None):
     """Tries to connect: how it ended, and after how long."""
     start = time.monotonic()
     try:
-        connect(host, port, timeout, source).close()
+        connect(host, port, timeout).close()
         outcome = "connected"
     except TimeoutError as error:
         outcome = errno.errorcode[error.errno] if error.errno else "timeout"
@@ -328,7 +332,7 @@ def op_connect(host, port, timeout=None, source=None):
 def op_reset(host, port=RESET):
     """Talks to the port that resets mid-stream: what arrived, and how it ended."""
     count = 0
-    with connect(host, port, 30) as sock:
+    with connect(host, port, 10) as sock:
         try:
             sock.sendall(b"a")
             count = len(receive_exactly(sock, CHUNK))
@@ -341,7 +345,7 @@ def op_reset(host, port=RESET):
 
 def op_send_reset(host, port=SINK):
     """Opens a connection, sends some data, and resets it."""
-    with connect(host, port, 30) as sock:
+    with connect(host, port, 10) as sock:
         sock.sendall(NOISE)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -387,7 +391,7 @@ def op_short(host, count, port=ECHO):
     for index in range(count):
         request = struct.pack(">Q", index)
         try:
-            with connect(host, port, 30) as sock:
+            with connect(host, port, 10) as sock:
                 sock.sendall(request)
                 good += receive_exactly(sock, 8) == request
         except (OSError, EOFError) as error:
