@@ -53,7 +53,7 @@ import { eventData, EventKind, type FlowContext, type FlowHandler } from "./cont
 import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
 import { PendingRing } from "./pending.ts";
-import { ReceiveBatch } from "./receive_batch.ts";
+import { NO_BUFFER, ReceiveBatch, TOO_BIG } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
 
 // ICMP and ICMPv6 echo have the same layout; the names of one stand for both.
@@ -73,6 +73,8 @@ const IDLE_MS = 60_000;
 const REPLIES = 8;
 const TURN = 64;
 const IOVECS = 1025;
+/** Bytes of a reply that room is made for at first. */
+const EXPECTED = 1400;
 
 const outward = new Uint8Array(16);
 
@@ -282,7 +284,7 @@ export class Ping implements FlowHandler {
     const payload = mtu - (four ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE) - HEADER;
     let failures = 0;
     for (let total = 0; total < TURN;) {
-      const reserved = batch.reserve(REPLIES, head, payload);
+      const reserved = batch.reserve(REPLIES, head, payload, EXPECTED);
       const got = reserved === 0 ? 0 : batch.receive(fd);
       const failed = got < 0 && errno() !== Errno.EAGAIN;
       for (let i = 0; i < got; i++) this.#reply(flow, four, i, head);
@@ -303,9 +305,10 @@ export class Ping implements FlowHandler {
     const payload = batch.length(i);
     if (payload < 0 || batch.view.getUint8(batch.prefixAt(i)) !== type) return;
     if (!this.#isPeer(flow, i)) return;
-    const frame = batch.truncated(i) ? -1 : batch.frameFor(i);
+    const frame = batch.truncated(i) ? TOO_BIG : batch.frameFor(i);
     if (frame < 0) {
-      drops.tooBig++;
+      if (frame === NO_BUFFER) drops.noBuffer++;
+      else drops.tooBig++;
       return;
     }
     const protocol = four ? Protocol.icmp : Protocol.icmpv6;

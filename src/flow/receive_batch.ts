@@ -1,6 +1,10 @@
 /**
  * Datagrams from a socket straight into the guest's receive buffers, several with one
  * system call: recvmmsg() fills frames that were reserved, and the caller commits them.
+ *
+ * A guest with a large MTU and small buffers would need many of them for each frame that
+ * might come. So room is made for what is expected, and what goes beyond it ends up in
+ * memory here, from where it is copied to the guest, as is all that came after it.
  */
 import { Arena } from "../../ffi/arena.ts";
 import { IovecArray, MessageArray } from "../../ffi/iovec.ts";
@@ -9,11 +13,18 @@ import type { FlowContext } from "./context.ts";
 
 /** Datagrams that one call takes at most. */
 export const BATCH = 64;
-/** A reservation holds 2048 pieces of guest memory at most; prefixes come on top. */
-const IOVECS = 2048 + BATCH + 1;
+/** A reservation holds 2048 pieces of guest memory at most; prefixes and slots come on top. */
+const IOVECS = 2048 + 2 * BATCH + 1;
 const NAME_SIZE = 32;
 const CONTROL_SIZE = 128;
 const PREFIX_SIZE = 8;
+/** A datagram that outgrew its frame lies in a slot; the last one is for moving others. */
+const SLOT_SIZE = 65536;
+const SPARE = BATCH;
+
+/** Results of {@link ReceiveBatch.frameFor} that are not a frame. */
+export const TOO_BIG = -1;
+export const NO_BUFFER = -2;
 
 export class ReceiveBatch {
   /** Names, control data and prefixes of the messages are in here. */
@@ -34,19 +45,25 @@ export class ReceiveBatch {
   /** First iovec of each message's payload, and one past its last. */
   readonly #first = new Int32Array(BATCH);
   readonly #end = new Int32Array(BATCH);
-  /** Payload bytes that fit. */
+  /** Payload bytes that fit, and may come. */
   readonly #room = new Int32Array(BATCH);
+  #limit = 0;
+  #headLength = 0;
   /** Bytes left free before the payload. */
   readonly #shift = new Int32Array(BATCH);
-  readonly #bounce = new Uint8Array(65536);
+  readonly #slotsAt: number;
+  readonly #slots: Uint8Array<ArrayBuffer>;
   #reserved = 0;
+  #received = 0;
   /** The next frame to commit. */
   #frame = 0;
+  /** All frames were given back: datagrams lie in their slots. */
+  #outside = false;
 
   constructor(context: FlowContext) {
     this.#context = context;
     const each = 64 + NAME_SIZE + CONTROL_SIZE + PREFIX_SIZE;
-    const arena = new Arena(IOVECS * 16 + BATCH * each + 4096);
+    const arena = new Arena((BATCH + 1) * SLOT_SIZE + IOVECS * 16 + BATCH * each + 4096);
     this.view = arena.view;
     this.#base = arena.base;
     this.#iovecs = new IovecArray(arena, IOVECS);
@@ -54,6 +71,8 @@ export class ReceiveBatch {
     this.#namesAt = arena.take(BATCH * NAME_SIZE);
     this.#controlsAt = arena.take(BATCH * CONTROL_SIZE);
     this.#prefixesAt = arena.take(BATCH * PREFIX_SIZE);
+    this.#slotsAt = arena.take((BATCH + 1) * SLOT_SIZE);
+    this.#slots = arena.bytes(this.#slotsAt, (BATCH + 1) * SLOT_SIZE);
   }
 
   /**
@@ -61,16 +80,28 @@ export class ReceiveBatch {
    * Only the last frame may leave buffers unused (FrameSink.commit), so a frame that
    * takes several ends the reservation.
    *
+   * @param payload bytes of a datagram at most
+   * @param expected bytes of payload to make room for
    * @param shift bytes to leave free after the headers, where that can be: see
    *   {@link frameFor}
    * @returns frames reserved; 0 if the guest has no buffer
    */
-  reserve(want: number, headLength: number, payload: number, shift = 0): number {
+  reserve(
+    want: number,
+    headLength: number,
+    payload: number,
+    expected: number,
+    shift = 0,
+  ): number {
     const { sink } = this.#context;
     const iovecs = this.#iovecs;
     sink.begin();
     iovecs.count = 0;
     this.#frame = 0;
+    this.#outside = false;
+    this.#limit = payload;
+    this.#headLength = headLength;
+    const room = sink.mergeable && expected < payload ? expected : payload;
     let count = 0;
     while (count < want && count < BATCH) {
       const start = iovecs.count;
@@ -79,8 +110,11 @@ export class ReceiveBatch {
         iovecs.add(this.#base + at, this.prefix);
       }
       this.#first[count] = iovecs.count;
-      const fits = sink.reserve(headLength, payload, iovecs);
-      if (fits < 0) break;
+      const fits = sink.reserve(headLength, room, iovecs);
+      if (fits < 0) {
+        iovecs.count = start;
+        break;
+      }
       this.#room[count] = fits;
       this.#end[count] = iovecs.count;
       this.#setShift(count, shift);
@@ -102,7 +136,13 @@ export class ReceiveBatch {
   #setMessage(i: number, start: number): void {
     const messages = this.#messages;
     const iovecs = this.#iovecs;
-    messages.setIovecs(i, iovecs.addressOf(start), this.#end[i] - start);
+    const inside = this.#room[i] - this.#shift[i];
+    // Without merging, no frame can be larger than the buffer.
+    if (this.#context.sink.mergeable && inside < this.#limit) {
+      const slot = this.#base + this.#slotsAt + i * SLOT_SIZE;
+      iovecs.add(slot + inside, this.#limit - inside);
+    }
+    messages.setIovecs(i, iovecs.addressOf(start), iovecs.count - start);
     const name = this.#base + this.#namesAt + i * NAME_SIZE;
     const control = this.#base + this.#controlsAt + i * CONTROL_SIZE;
     messages.setName(i, this.names ? name : 0, this.names ? NAME_SIZE : 0);
@@ -115,7 +155,19 @@ export class ReceiveBatch {
 
   /** Receives into what is reserved: datagrams received, or -1 with errno(). */
   receive(fd: number): number {
-    return recvmmsg(fd, this.#messages.pointer, this.#reserved, MSG_DONTWAIT, null);
+    const { pointer } = this.#messages;
+    this.#received = recvmmsg(fd, pointer, this.#reserved, MSG_DONTWAIT, null);
+    return this.#received;
+  }
+
+  /** Length of the longest datagram of the last receive. */
+  get longest(): number {
+    let longest = 0;
+    for (let i = 0; i < this.#received; i++) {
+      const length = this.length(i);
+      if (length > longest) longest = length;
+    }
+    return longest;
   }
 
   /** Bytes of datagram `i`, without the prefix; negative if it is shorter than that. */
@@ -144,37 +196,81 @@ export class ReceiveBatch {
    * than were reserved. Its payload is moved where it does not lie there yet: headers
    * differ, or an earlier datagram was passed over and the ring takes frames in order.
    *
-   * @returns -1 if it does not fit that frame
+   * @returns {@link TOO_BIG} if there cannot be such a frame, {@link NO_BUFFER} if the
+   *   guest has no buffers for it
    */
   frameFor(i: number, shift = 0): number {
     const frame = this.#frame;
+    const length = this.length(i);
+    if (length > this.#limit - shift) return TOO_BIG;
+    if (this.#outside) return this.#frameFromSlot(i, shift);
+    const inside = this.#room[i] - this.#shift[i];
+    if (length > inside || length > this.#room[frame] - shift) {
+      if (!this.#context.sink.mergeable) return TOO_BIG;
+      this.#takeOut(i);
+      return this.#frameFromSlot(i, shift);
+    }
     if (i !== frame || shift !== this.#shift[i]) {
-      const length = this.length(i);
-      if (length > this.#room[frame] - shift) return -1;
-      this.#copy(i, this.#shift[i], length, true);
-      this.#copy(frame, shift, length, false);
+      this.#copy(i, this.#shift[i], length, SPARE, true);
+      this.#copy(frame, shift, length, SPARE, false);
     }
     this.#frame = frame + 1;
     return frame;
   }
 
-  /** Copies payload from or to the buffers of a frame, `shift` bytes into them; rare. */
-  #copy(frame: number, shift: number, length: number, out: boolean): void {
+  /** Completes datagrams from `first` on in their slots and gives up their frames. */
+  #takeOut(first: number): void {
+    for (let i = first; i < this.#received; i++) {
+      const inside = Math.min(this.length(i), this.#room[i] - this.#shift[i]);
+      this.#copy(i, this.#shift[i], inside, i, true);
+    }
+    this.#context.sink.end();
+    this.#outside = true;
+  }
+
+  /** Reserves a frame for the datagram in slot `i` and fills it. */
+  #frameFromSlot(i: number, shift: number): number {
+    const { sink } = this.#context;
+    const iovecs = this.#iovecs;
+    const length = this.length(i);
+    sink.end();
+    sink.begin();
+    iovecs.count = 0;
+    const fits = sink.reserve(this.#headLength + shift, length, iovecs);
+    if (fits < length) return fits < 0 ? NO_BUFFER : TOO_BIG;
+    this.#first[0] = this.#shift[0] = 0;
+    this.#copy(0, 0, length, i, false);
+    return 0;
+  }
+
+  /** Copies payload between a frame's buffers, `shift` bytes into them, and a slot; rare. */
+  #copy(
+    frame: number,
+    shift: number,
+    length: number,
+    slot: number,
+    toSlot: boolean,
+  ): void {
     const { memory } = this.#context;
     const iovecs = this.#iovecs;
-    const bounce = this.#bounce;
+    const start = slot * SLOT_SIZE;
     let skip = shift;
     let done = 0;
     for (let piece = this.#first[frame]; done < length; piece++) {
       const taken = piece === this.#first[frame] ? this.#shift[frame] : 0;
       const size = iovecs.lengthOf(piece) + taken;
-      let at = iovecs.baseOf(piece) - taken - memory.base + skip;
-      const end = at + size - skip;
-      skip = skip > size ? skip - size : 0;
-      for (; at < end && done < length; at++, done++) {
-        if (out) bounce[done] = memory.view.getUint8(at);
-        else memory.view.setUint8(at, bounce[done]);
+      if (skip >= size) {
+        skip -= size;
+        continue;
       }
+      const count = Math.min(size - skip, length - done);
+      const at = iovecs.baseOf(piece) - taken - memory.base + skip;
+      const buffers = new Uint8Array(memory.buffer, at, count);
+      const bytes = this.#slots.subarray(start + done, start + done + count);
+      if (toSlot) bytes.set(buffers);
+      else buffers.set(bytes);
+      done += count;
+      skip = 0;
     }
   }
 }

@@ -12,6 +12,7 @@ import type { FlowContext, FlowHandler } from "./context.ts";
 import { PendingRing } from "./pending.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
 import { Received, receiveFlow, receiveListener } from "./udp_receive.ts";
+import { ETHERNET_PAYLOAD } from "./udp_layout.ts";
 import { UdpSend } from "./udp_send.ts";
 import {
   MAX_LISTENERS,
@@ -96,7 +97,8 @@ export class UdpFlows implements FlowHandler {
     if (listeners[index]?.fd !== fd) {
       if (!localAddress(fd)) return;
       const { port } = lastAddress;
-      listeners[index] = { fd, guestPort, guestAddress, port, four: true, hint: 1 };
+      const expected = { four: true, hint: 1, size: ETHERNET_PAYLOAD };
+      listeners[index] = { fd, guestPort, guestAddress, port, ...expected };
     }
     this.#listen(index);
   }

@@ -11,6 +11,8 @@ export const UdpWord = {
   listener: FlowWord.own + 2,
   /** Interface index of a link-local peer. */
   scope: FlowWord.own + 3,
+  /** Bytes of payload to make room for in the next receive. */
+  size: FlowWord.own + 4,
 } as const;
 
 /** Flags in bits 16 to 31 of the first word. */
@@ -30,3 +32,6 @@ export const IDLE_MS = 300_000;
  */
 export const SHORT_IDLE_MS = 30_000;
 export const DNS_PORT = 53;
+
+/** Payload of a datagram in a frame of 1500 bytes, with an IPv6 header. */
+export const ETHERNET_PAYLOAD = 1452;

@@ -14,7 +14,7 @@ import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
 import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { UDP_CHECKSUM_AT, UDP_HEADER_SIZE, writeUdp } from "../wire/udp.ts";
 import { flowPseudoSum, HEAD4, HEAD6, isFlow4, writeFlowHead } from "./frame_head.ts";
-import { BATCH } from "./receive_batch.ts";
+import { BATCH, NO_BUFFER, TOO_BIG } from "./receive_batch.ts";
 import {
   FLOW_SIZE,
   FLOW_WORDS,
@@ -24,7 +24,7 @@ import {
   KEY_OUR_AT,
   Side,
 } from "./table.ts";
-import { UdpWord } from "./udp_layout.ts";
+import { ETHERNET_PAYLOAD, UdpWord } from "./udp_layout.ts";
 import type { UdpListener, UdpShared } from "./udp_shared.ts";
 
 /** Datagrams of one socket before others have their turn. */
@@ -58,6 +58,13 @@ function nextHint(hint: number, wanted: number, got: number): number {
   return got + 1 < hint ? (hint + got + 1) >> 1 : hint;
 }
 
+/** Room that datagrams as long as lately need, and those that an Ethernet carries. */
+function nextSize(size: number, longest: number): number {
+  if (longest >= size) return longest;
+  const less = size - ((size - longest) >> 3);
+  return less > ETHERNET_PAYLOAD ? less : Math.min(size, ETHERNET_PAYLOAD);
+}
+
 /** Takes what waits in the socket of a flow. */
 export function receiveFlow(u: UdpShared, flow: number): number {
   const at = flow * FLOW_WORDS;
@@ -70,7 +77,8 @@ export function receiveFlow(u: UdpShared, flow: number): number {
   let failures = 0;
   for (let total = 0; total < TURN;) {
     const hint = u.words[at + UdpWord.hint];
-    const reserved = batch.reserve(hint + 1, head, largest(u, four));
+    const size = u.words[at + UdpWord.size];
+    const reserved = batch.reserve(hint + 1, head, largest(u, four), size);
     if (reserved === 0) {
       sink.end();
       return Received.more;
@@ -86,6 +94,7 @@ export function receiveFlow(u: UdpShared, flow: number): number {
     for (let i = 0; i < got; i++) deliver(u, flow, i, head, 0);
     sink.end();
     u.words[at + UdpWord.hint] = nextHint(hint, reserved, got);
+    u.words[at + UdpWord.size] = nextSize(size, batch.longest);
     if (got < reserved) return Received.all;
     total += got;
   }
@@ -101,13 +110,10 @@ function deliver(
   shift: number,
 ): void {
   const { batch, context } = u;
-  if (batch.truncated(i)) {
-    context.drops.tooBig++;
-    return;
-  }
-  const frame = batch.frameFor(i, shift);
+  const frame = batch.truncated(i) ? TOO_BIG : batch.frameFor(i, shift);
   if (frame < 0) {
-    context.drops.tooBig++;
+    if (frame === NO_BUFFER) context.drops.noBuffer++;
+    else context.drops.tooBig++;
     return;
   }
   const payload = batch.length(i);
@@ -138,7 +144,9 @@ export function receiveListener(u: UdpShared, index: number): number {
   for (let total = 0; total < TURN;) {
     const { hint } = listener;
     const shift = listener.four ? 0 : HEAD6 - HEAD4;
-    const wanted = batch.reserve(hint + 1, headLength(true), largest(u, true), shift);
+    const { size } = listener;
+    const limit = largest(u, true);
+    const wanted = batch.reserve(hint + 1, headLength(true), limit, size, shift);
     if (wanted === 0) {
       sink.end();
       return Received.more;
@@ -153,6 +161,7 @@ export function receiveListener(u: UdpShared, index: number): number {
     for (let i = 0; i < got; i++) takeFrom(u, index, listener, i);
     sink.end();
     listener.hint = nextHint(hint, wanted, got);
+    listener.size = nextSize(size, batch.longest + shift);
     if (got < wanted) return Received.all;
     total += got;
   }

@@ -27,7 +27,14 @@ import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
 import { PendingRing } from "./pending.ts";
 import { ReceiveBatch } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
-import { DNS_PORT, IDLE_MS, SHORT_IDLE_MS, UdpFlag, UdpWord } from "./udp_layout.ts";
+import {
+  DNS_PORT,
+  ETHERNET_PAYLOAD,
+  IDLE_MS,
+  SHORT_IDLE_MS,
+  UdpFlag,
+  UdpWord,
+} from "./udp_layout.ts";
 
 /** Listening sockets at most: every port of both protocols and families would fit. */
 export const MAX_LISTENERS = 1 << 18;
@@ -43,6 +50,8 @@ export interface UdpListener {
   /** Family of the last datagram, which the next is expected to be of. */
   four: boolean;
   hint: number;
+  /** Bytes of payload, and of a longer header, to make room for in the next receive. */
+  size: number;
 }
 
 /** Counters for the log and for tests. */
@@ -105,6 +114,7 @@ export class UdpShared {
     const at = flow * FLOW_WORDS;
     this.words[at + UdpWord.ttl] = DEFAULT_TTL;
     this.words[at + UdpWord.hint] = 1;
+    this.words[at + UdpWord.size] = ETHERNET_PAYLOAD;
     this.touch(flow);
     this.context.timers.set(flow, this.context.now + this.idleLimit(flow));
   }
