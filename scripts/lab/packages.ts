@@ -30,8 +30,12 @@ export const SETS = {
   tshark: { name: "tshark", packages: ["tshark"], dependencies: true },
   dpdk: {
     name: "dpdk",
-    packages: ["dpdk-dev", "librte-net-virtio25", "librte-net-tap25"]
-      .concat("librte-mempool-ring25"),
+    packages: [
+      "dpdk-dev",
+      "librte-net-virtio25",
+      "librte-net-tap25",
+      "librte-mempool-ring25",
+    ],
     dependencies: true,
   },
   uml: { name: "uml", packages: ["user-mode-linux"], dependencies: true },
