@@ -10,8 +10,6 @@ import { IovecArray, MessageArray } from "../../ffi/iovec.ts";
 import {
   AF_INET,
   AF_INET6,
-  bindSocket,
-  bindToDevice,
   closeFd,
   connectSocket,
   IP_MTU_DISCOVER,
@@ -52,6 +50,7 @@ import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
+import { bindOutbound } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
 import { NO_BUFFER, ReceiveBatch, TOO_BIG } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
@@ -171,18 +170,14 @@ export class Ping implements FlowHandler {
     const fd = openSocket(family, SOCK_DGRAM, four ? IPPROTO_ICMP : IPPROTO_ICMPV6);
     if (fd === -1) return errno();
     this.#words[flow * FLOW_WORDS + FlowWord.fd] = fd;
-    const out = four ? config.ip4 : config.ip6;
-    if (out?.outboundInterface !== undefined) bindToDevice(fd, out.outboundInterface);
-    if (out?.outbound !== undefined && bindSocket(fd, out.outbound, 0, 0) === -1) {
-      return errno();
-    }
+    if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
     setOption(fd, four ? SOL_IP : SOL_IPV6, four ? IP_RECVERR : IPV6_RECVERR, 1);
     this.#discover(flow, fd, four, PMTUDISC_DO);
     const scope = isLinkLocal(outward) ? map.scope : 0;
     if (connectSocket(fd, outward, 0, 0, scope) === -1) return errno();
     const data = eventData(EventKind.ping, flow);
-    epoll.add(fd, EPOLLIN + EPOLLET, data, table.generation(flow));
-    return 0;
+    const generation = table.generation(flow);
+    return epoll.tryAdd(fd, EPOLLIN + EPOLLET, data, generation) ? 0 : errno();
   }
 
   #tellRefusal(number: number, four: boolean): void {

@@ -4,8 +4,6 @@ import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import {
   AF_INET,
   AF_INET6,
-  bindSocket,
-  bindToDevice,
   closeFd,
   connectSocket,
   IP_MTU_DISCOVER,
@@ -24,6 +22,7 @@ import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
 import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
+import { bindOutbound } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
 import { ReceiveBatch } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
@@ -175,22 +174,14 @@ function connect(u: UdpShared, flow: number, port: number): number {
   const fd = openSocket(four ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
   if (fd === -1) return errno();
   u.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
-  const out = four ? config.ip4 : config.ip6;
-  if (out?.outboundInterface !== undefined) bindToDevice(fd, out.outboundInterface);
-  if (out?.outbound !== undefined && bindSocket(fd, out.outbound, 0, 0) === -1) {
-    return errno();
-  }
+  if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   askForErrors(fd, four);
   const scope = isLinkLocal(outward) ? map.scope : 0;
   u.words[flow * FLOW_WORDS + UdpWord.scope] = scope;
   if (connectSocket(fd, outward, 0, port, scope) === -1) return errno();
-  epoll.add(
-    fd,
-    EPOLLIN + EPOLLET,
-    eventData(EventKind.udp, flow),
-    table.generation(flow),
-  );
-  return 0;
+  const data = eventData(EventKind.udp, flow);
+  const generation = table.generation(flow);
+  return epoll.tryAdd(fd, EPOLLIN + EPOLLET, data, generation) ? 0 : errno();
 }
 
 /** ICMP errors are queued to be read, and the guest hears of path MTUs. */
