@@ -109,18 +109,21 @@ async function networkd({ guest }: World): Promise<void> {
       "[IPv6AcceptRA]\nDHCPv6Client=always\nUseMTU=yes\n",
   });
   // A read-only /sys tells networkd not to wait for udev.
-  await guest.shell("mkdir -p /run/systemd/netif; mount -o remount,ro /sys");
+  await guest.shell(
+    "mkdir -p /run/systemd/netif; chown 998:998 /run/systemd/netif; mount -o remount,ro /sys",
+  );
   const argv = ["/usr/lib/systemd/systemd-networkd"];
   const pid = await guest.call("spawn", { argv });
   try {
-    let text = "";
+    let [text, addresses] = ["", ""];
     await until("networkd configures eth0", async () => {
       text = await guest.shell(
         "cat /run/systemd/netif/links/2 /run/systemd/netif/state || true",
       );
-      return /^ADMIN_STATE=configured$/m.test(text) && text.includes(DNS);
+      const state = /^ADMIN_STATE=configured$/m.test(text) && text.includes(DNS);
+      addresses = await guest.run("ip", "addr", "show", "dev", "eth0");
+      return state && addresses.includes("/128") && !addresses.includes("tentative");
     });
-    const addresses = await guest.run("ip", "addr", "show", "dev", "eth0");
     assertMatch(addresses, new RegExp(`inet ${IPV4.host}/${IPV4.prefix} `));
     assertMatch(addresses, new RegExp(`inet6 ${IPV6.host}/128 `));
     assertMatch(addresses, /mtu 9000 /);
