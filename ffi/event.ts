@@ -235,6 +235,15 @@ export function isPollable(fd: number): boolean {
   return result === 0;
 }
 
+/** Whether `fd` is an event counter; true if that cannot be told. */
+export function isEventfd(fd: number): boolean {
+  try {
+    return Deno.readLinkSync(`/proc/self/fd/${fd}`) === "anon_inode:[eventfd]";
+  } catch {
+    return true;
+  }
+}
+
 /** Closes a descriptor. Its number may be given out again at once. */
 export function close(fd: number): void {
   sys.close(fd);

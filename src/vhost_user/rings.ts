@@ -3,7 +3,7 @@
  * backend. A ring runs once its size, addresses and kick are set and memory holds all of
  * it; anything that moves it stops it first and starts it again at the same entry.
  */
-import { close, isPollable } from "../../ffi/event.ts";
+import { close, isEventfd, isPollable } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import { type Backend, NO_FD, type SessionLog, type Vring } from "./backend.ts";
 import { ProtocolError, type VringAddresses } from "./message.ts";
@@ -177,8 +177,10 @@ export class Rings {
       if (!isPollable(fd)) {
         throw new ProtocolError(`ring ${index}: expected an eventfd or pipe, got a file`);
       }
-      // A hostile eventfd or full pipe must not make this process wait.
-      setNonBlocking(fd);
+      // A full pipe must not make this process wait. An eventfd stays as it is: the flag
+      // belongs to the frontend's end too, which may wait in read(), and a write to it
+      // waits only if the frontend has filled its own counter with 2^64 - 2.
+      if (!isEventfd(fd)) setNonBlocking(fd);
       return ring;
     } catch (error) {
       closed(fd);

@@ -19,7 +19,7 @@ import {
   SOL_SOCKET,
   TCP_NODELAY,
 } from "../../../ffi/socket.ts";
-import { isIPv4, isLinkLocal } from "../../wire/address.ts";
+import { isIPv4, isLinkLocal, isUnspecified } from "../../wire/address.ts";
 import { Protocol } from "../../wire/ip.ts";
 import {
   tcpAcknowledgement,
@@ -191,14 +191,12 @@ export function connected(t: TcpShared, flow: number): void {
   t.roundTrip[flow] = t.context.now - t.sentAt[flow];
   t.counters.opened++;
   t.setState(flow, TcpState.synAckSent);
-  const at = flow * FLOW_WORDS + TcpWord.windows;
-  t.words[at] = (t.words[at] & 0xffff) | (0xffff << 16);
+  const at = flow * FLOW_WORDS;
+  // Its window is not scaled: the guest may send 65535 bytes at most so far.
+  const scale = (t.words[at + TcpWord.counts] >>> 8) & 0xff;
+  const windows = at + TcpWord.windows;
+  t.words[windows] = (t.words[windows] & 0xffff) | ((0xffff >> scale) << 16);
   if (!sendSyn(t, flow)) t.pushReady(flow);
-  // The window of a SYN is not scaled: the guest may send 65535 bytes at most so far.
-  t.words[at] = (t.words[at] & 0xffff) | ((0xffff >> OUR_WINDOW_SCALE) << 16);
-  if ((t.words[flow * FLOW_WORDS + TcpWord.counts] & 0xff00) === 0) {
-    t.words[at] = (t.words[at] & 0xffff) | (0xffff << 16);
-  }
   armRetransmit(t, flow);
 }
 
@@ -255,11 +253,12 @@ export function acceptOne(
   return true;
 }
 
-/** The guest's address of the family and scope of the peer in `inward`. */
+/** The guest's address of the family and, if known, the scope of the peer in `inward`. */
 function guestTarget(t: TcpShared, four: boolean): Uint8Array {
   const { guest } = t.context;
   if (four) return guest.address4;
-  return isLinkLocal(inward) ? guest.linkLocal6 : guest.address6;
+  const linkLocal = isLinkLocal(inward) && !isUnspecified(guest.linkLocal6);
+  return linkLocal ? guest.linkLocal6 : guest.address6;
 }
 
 /** Whether the guest has a connection with the same addresses and ports already. */
@@ -278,7 +277,7 @@ function offer(t: TcpShared, flow: number, fd: number): void {
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   t.words[at + TcpWord.mss] = linkMss(t, flow);
   t.words[at + TcpWord.counts] = OUR_WINDOW_SCALE << 8;
-  t.words[at + TcpWord.windows] = 0xffff << 16;
+  t.words[at + TcpWord.windows] = (0xffff >> OUR_WINDOW_SCALE) << 16;
   t.mark(flow, TcpFlow.inbound);
   t.setState(flow, TcpState.synSent);
   table.insert(flow, Side.guest);
@@ -289,7 +288,6 @@ function offer(t: TcpShared, flow: number, fd: number): void {
   }
   t.counters.accepted++;
   if (!sendSyn(t, flow)) t.pushReady(flow);
-  t.words[at + TcpWord.windows] = (0xffff >> OUR_WINDOW_SCALE) << 16;
   armRetransmit(t, flow);
 }
 
