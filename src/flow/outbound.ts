@@ -1,11 +1,43 @@
-/** Where sockets towards the outside are bound to: -o, --outbound-if4, --outbound-if6. */
-import { bindSocket, bindToDevice } from "../../ffi/socket.ts";
+/** What sockets of UDP and ping towards the outside have in common. */
+import {
+  bindSocket,
+  bindToDevice,
+  IP_MTU_DISCOVER,
+  IPV6_MTU_DISCOVER,
+  setOption,
+  SOL_IP,
+  SOL_IPV6,
+} from "../../ffi/socket.ts";
 import type { FamilyConfig } from "../config.ts";
 import { isLoopback } from "../wire/address.ts";
+import { ipv4DontFragment } from "../wire/ipv4.ts";
+import type { FlowContext } from "./context.ts";
+
+const ETHERNET_MTU = 1500;
 
 /**
- * Binds a socket that is to be connected to `peer` (16 bytes) as its family is
- * configured. Sockets to the host itself are not bound: they come from loopback, too.
+ * Whether the host may cut the guest's current packet up where it exceeds the path's MTU.
+ * Of a packet with Don't Fragment, and of IPv6, the guest is told "too big" instead, which
+ * is what path MTU discovery lives on. But a packet that no Ethernet carries whole is cut
+ * in any case: its sender never thought of the path, only of a guest's link with a large
+ * MTU, and the fragments that it would send when told are refused here.
+ */
+export function mayFragment({ packet, source }: FlowContext): boolean {
+  const end = packet.transportAt + packet.transportLength;
+  if (end - packet.ipAt > ETHERNET_MTU) return true;
+  return packet.version === 4 && !ipv4DontFragment(source.head, packet.ipAt);
+}
+
+/** IP_MTU_DISCOVER, or what IPv6 has; 0, or -1 with errno(). */
+export function setDiscovery(fd: number, four: boolean, mode: number): number {
+  return four
+    ? setOption(fd, SOL_IP, IP_MTU_DISCOVER, mode)
+    : setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, mode);
+}
+
+/**
+ * Binds a socket that is to be connected to `peer` (16 bytes) as its family is configured
+ * (-o, --outbound-if4, --outbound-if6). Sockets to the host itself are not bound: they come from loopback, too.
  *
  * @returns false with errno() if that is not possible, an interface that is gone
  *   included: nothing may leave by another one then

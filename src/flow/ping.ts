@@ -12,12 +12,10 @@ import {
   AF_INET6,
   closeFd,
   connectSocket,
-  IP_MTU_DISCOVER,
   IP_RECVERR,
   IP_TTL,
   IPPROTO_ICMP,
   IPPROTO_ICMPV6,
-  IPV6_MTU_DISCOVER,
   IPV6_RECVERR,
   IPV6_UNICAST_HOPS,
   lastAddress,
@@ -45,12 +43,12 @@ import {
 } from "../wire/icmpv4.ts";
 import { IcmpV6Type } from "../wire/icmpv6.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
-import { IPV4_HEADER_SIZE, ipv4DontFragment } from "../wire/ipv4.ts";
+import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
 import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
-import { bindOutbound } from "./outbound.ts";
+import { bindOutbound, mayFragment, setDiscovery } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
 import { NO_BUFFER, ReceiveBatch, TOO_BIG } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
@@ -199,8 +197,7 @@ export class Ping implements FlowHandler {
   /** Sets whether the host may fragment, which the guest decides packet by packet. */
   #discover(flow: number, fd: number, four: boolean, mode: number): void {
     this.#words[flow * FLOW_WORDS + PingWord.discover] = mode;
-    if (four) setOption(fd, SOL_IP, IP_MTU_DISCOVER, mode);
-    else setOption(fd, SOL_IPV6, IPV6_MTU_DISCOVER, mode);
+    setDiscovery(fd, four, mode);
   }
 
   /** Sends the current request: header from here, the rest from guest memory. */
@@ -214,8 +211,7 @@ export class Ping implements FlowHandler {
       if (four) setOption(fd, SOL_IP, IP_TTL, packet.ttl);
       else setOption(fd, SOL_IPV6, IPV6_UNICAST_HOPS, packet.ttl);
     }
-    const whole = !four || ipv4DontFragment(source.head, packet.ipAt);
-    const mode = whole ? PMTUDISC_DO : PMTUDISC_DONT;
+    const mode = mayFragment(this.#context) ? PMTUDISC_DONT : PMTUDISC_DO;
     if (mode !== this.#words[word + PingWord.discover]) {
       this.#discover(flow, fd, four, mode);
     }

@@ -19,7 +19,7 @@ export const UdpWord = {
 export const UdpFlag = {
   /** The guest has sent something. */
   answered: 1 << 16,
-  /** The host may fragment: the guest did not ask for Don't Fragment. */
+  /** The host fragments, since a datagram of the guest had to be. */
   fragments: 1 << 17,
 } as const;
 

@@ -6,7 +6,6 @@ import { Arena } from "../../ffi/arena.ts";
 import { Errno, errno } from "../../ffi/errno.ts";
 import { IovecArray, MessageArray } from "../../ffi/iovec.ts";
 import {
-  IP_MTU_DISCOVER,
   IP_PKTINFO,
   IP_TTL,
   IPV6_PKTINFO,
@@ -21,9 +20,9 @@ import {
   writeAddress,
 } from "../../ffi/socket.ts";
 import { isIPv4, isUnspecified } from "../wire/address.ts";
-import { ipv4DontFragment } from "../wire/ipv4.ts";
 import { UDP_HEADER_SIZE, udpLength } from "../wire/udp.ts";
 import { isFlow4 } from "./frame_head.ts";
+import { mayFragment, setDiscovery } from "./outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowWord } from "./table.ts";
 import { UdpFlag, UdpWord } from "./udp_layout.ts";
 import type { UdpShared } from "./udp_shared.ts";
@@ -48,7 +47,7 @@ export class UdpSend {
   /** The flow that what is gathered belongs to, or -1; how many datagrams. */
   #flow = -1;
   #count = 0;
-  /** The guest lets nobody but itself cut this datagram up. */
+  /** Nobody but the guest may cut this datagram up. */
   readonly #whole = new Uint8Array(MESSAGES);
 
   constructor(u: UdpShared) {
@@ -84,8 +83,7 @@ export class UdpSend {
     const first = iovecs.count;
     source.appendPayload(at + UDP_HEADER_SIZE, length - UDP_HEADER_SIZE, iovecs);
     const i = this.#count++;
-    const whole = packet.version === 6 || ipv4DontFragment(source.head, packet.ipAt);
-    this.#whole[i] = whole ? 1 : 0;
+    this.#whole[i] = mayFragment(u.context) ? 0 : 1;
     this.#messages.setIovecs(i, iovecs.addressOf(first), iovecs.count - first);
     const name = this.#nameLength === 0 ? 0 : this.#base + this.#nameAt;
     const control = this.#controlLength === 0 ? 0 : this.#base + this.#controlAt;
@@ -208,7 +206,7 @@ export class UdpSend {
     if (u.words[flow * FLOW_WORDS + UdpWord.listener] !== 0) return false;
     if (this.#whole[i] === 0 && !u.has(flow, UdpFlag.fragments)) {
       u.mark(flow, UdpFlag.fragments);
-      return setOption(fd, SOL_IP, IP_MTU_DISCOVER, PMTUDISC_DONT) === 0;
+      return setDiscovery(fd, isFlow4(u.words, flow), PMTUDISC_DONT) === 0;
     }
     u.errors.tellTooBig(flow, fd);
     u.errors.drain(flow, fd);
