@@ -14,6 +14,27 @@
 export type Functions<T extends Deno.ForeignLibraryInterface> =
   Deno.StaticForeignLibraryInterface<T>;
 
+/** A function of libc as a wrapper sees it: numbers, pointers and buffers in and out. */
+export type Call = (...args: unknown[]) => unknown;
+
+/** Returns what is to be called instead of the function `name`: `call`, or a wrapper. */
+export type Wrap = (name: string, call: Call) => Call;
+
+let wrap: Wrap | undefined;
+let bound = false;
+
+/**
+ * Puts `by` between this process and every function bound from now on, to count, check or
+ * fail calls. Wrapped calls are slow: V8 no longer makes them directly.
+ *
+ * @throws {Error} if a table has been bound already, which would go unseen: import the
+ *   modules that bind one after this, with `import()`.
+ */
+export function interpose(by: Wrap): void {
+  if (bound) throw new Error("interpose() comes too late: libc is in use already");
+  wrap = by;
+}
+
 /**
  * Binds a table of C prototypes to the C library of the process.
  *
@@ -22,5 +43,15 @@ export type Functions<T extends Deno.ForeignLibraryInterface> =
 export function libc<const T extends Deno.ForeignLibraryInterface>(
   table: T,
 ): Functions<T> {
-  return Deno.dlopen("libc.so.6", table).symbols;
+  bound = true;
+  const symbols = Deno.dlopen("libc.so.6", table).symbols;
+  return wrap === undefined ? symbols : wrapAll(symbols, wrap);
+}
+
+function wrapAll<S extends object>(symbols: S, by: Wrap): S {
+  const wrapped = Object.entries(symbols).map(([name, call]) => [
+    name,
+    typeof call === "function" ? by(name, call as Call) : call,
+  ]);
+  return Object.fromEntries(wrapped) as S;
 }

@@ -160,7 +160,7 @@ async function binary(): Promise<void> {
 
 const RUN: Record<Stage, () => Promise<void>> = {
   check,
-  unit: () => test(["ffi", "src", "tests/property"], { parallel: true }),
+  unit: () => test(["ffi", "src", "tests/property", "tests/bench"], { parallel: true }),
   protocol: () => test(["tests/protocol"], { parallel: true }),
   e2e: () => test(["tests/e2e"]),
   binary,

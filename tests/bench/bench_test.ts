@@ -1,0 +1,62 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { interpose, libc } from "../../ffi/libc.ts";
+
+Deno.test("interpose() sees every call, and only before anything is bound", () => {
+  const seen: string[] = [];
+  interpose((name, call) => (...args) => {
+    seen.push(name);
+    return call(...args);
+  });
+  const table = {
+    getppid: { parameters: [], result: "i32" },
+    abs: { parameters: ["i32"], result: "i32" },
+    no_such_function: { parameters: [], result: "void", optional: true },
+  } as const;
+  const sys = libc(table);
+  assertEquals(sys.getppid(), Deno.ppid);
+  assertEquals(sys.abs(-3), 3);
+  assertEquals(sys.getppid(), Deno.ppid);
+  assertEquals(sys.no_such_function, null);
+  assertEquals(seen, ["getppid", "abs", "getppid"]);
+  assertThrows(() => interpose((_, call) => call), Error, "too late");
+});
+
+interface Output {
+  readonly micro: readonly {
+    readonly name: string;
+    readonly packets: number;
+    readonly calls: Record<string, number>;
+    readonly [figure: string]: unknown;
+  }[];
+}
+
+Deno.test("every case runs, and all its figures are numbers", async () => {
+  const json = await Deno.makeTempFile();
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--allow-all",
+      "--no-check",
+      import.meta.resolve("./main.ts"),
+      "--seconds=0.01",
+      `--json=${json}`,
+    ],
+  }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  assert(success, text(stderr));
+  const { micro }: Output = JSON.parse(await Deno.readTextFile(json));
+  await Deno.remove(json);
+  assertEquals(text(stdout).trim().split("\n").length, micro.length + 1);
+  for (const { name, packets, calls, ...figures } of micro) {
+    assert(packets > 0, name);
+    for (const [key, value] of Object.entries({ ...figures, ...calls })) {
+      if (key !== "unit") assert(Number.isFinite(value), `${name}: ${key} is ${value}`);
+    }
+    const { nanoseconds } = figures;
+    assert((nanoseconds as number) > 0, name);
+  }
+  // A batch of datagrams takes one system call, and looking up a flow takes none.
+  const called = (name: string) => micro.find((one) => one.name.startsWith(name))?.calls;
+  assert((called("UDP from guest")?.sendmmsg ?? 0) > 0);
+  assertEquals(called("Flow found"), {});
+});
