@@ -26,7 +26,7 @@ import {
 } from "../../wire/tcp.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
 import { acknowledge, expectAck, growSendBuffer, watchForSpace } from "./acknowledge.ts";
-import { TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import { OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import {
   becomeEstablished,
   closeFlow,
@@ -36,11 +36,9 @@ import {
 } from "./open.ts";
 import { sendAck, sendSegment, sendSyn } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
-import { acceptAck, inFlight, rewind } from "./to_guest.ts";
+import { acceptAck, guestWindow, inFlight, rewind } from "./to_guest.ts";
 import { service } from "./service.ts";
 
-/** Duplicate acknowledgements that mean a loss (RFC 5681, section 3.2). */
-const DUPLICATES = 3;
 /** Bytes in one sendmsg() after which a near peer may have acknowledged them already. */
 const BULK = 4096;
 
@@ -124,7 +122,11 @@ function takeHandshake(
       return false;
     }
     if ((flags & TcpFlag.ack) === 0) return false;
-    if ((tcpAcknowledgement(head, at) | 0) !== expected) return false;
+    const acknowledged = tcpAcknowledgement(head, at) | 0;
+    if (acknowledged !== expected) {
+      sendSegment(t, flow, acknowledged, TcpFlag.rst); // RFC 9293, 3.10.7.4
+      return false;
+    }
     becomeEstablished(t, flow);
     g.acked = true;
     return true;
@@ -144,8 +146,11 @@ function takeHandshake(
   t.words[word + TcpWord.seqFromGuest] = sequence + 1;
   t.words[word + TcpWord.ackToGuest] = sequence + 1;
   t.words[word + TcpWord.ackFromGuest] = expected;
-  t.words[word + TcpWord.windows] = tcpWindow(head, at) |
-    (t.words[word + TcpWord.windows] & ~0xffff);
+  // The window of a SYN is never scaled (RFC 7323, section 2.2).
+  const counts = t.words[word + TcpWord.counts];
+  const offered = (counts & 0xff00) === 0 ? 0xffff : 0xffff >> OUR_WINDOW_SCALE;
+  t.words[word + TcpWord.windows] = tcpWindow(head, at) >>> (counts & 0xff) |
+    (offered << 16);
   becomeEstablished(t, flow);
   g.force = g.acked = true;
   return false;
@@ -159,6 +164,7 @@ function takeReset(t: TcpShared, g: Gathered, flow: number): void {
   const word = flow * FLOW_WORDS;
   const state = t.state(flow);
   if (state === TcpState.synSent) {
+    if ((tcpFlags(head, at) & TcpFlag.ack) === 0) return;
     if ((tcpAcknowledgement(head, at) | 0) !== t.words[word + TcpWord.seqToGuest]) return;
     t.counters.refused++;
   } else {
@@ -197,17 +203,41 @@ function takeAck(
   if (progress > 0) {
     acceptAck(t, flow, ack);
     g.acked = true;
-  } else if (before !== window) {
+  }
+  if (before !== window) {
     g.acked = true;
-  } else if (payload === 0 && (flags & TcpFlag.fin) === 0 && inFlight(t, flow) > 0) {
-    const duplicates = t.duplicates(flow) + 1;
-    t.setDuplicates(flow, duplicates > 200 ? 200 : duplicates);
-    if (duplicates === DUPLICATES) {
+    noteWindow(t, flow);
+  } else if (progress === 0 && payload === 0 && (flags & TcpFlag.fin) === 0) {
+    if (isLoss(t, flow, ack)) {
       rewind(t, flow);
       g.acked = true;
     }
   }
   return true;
+}
+
+/**
+ * A duplicate acknowledgement: the guest has something after a hole. Its ring keeps the
+ * order, so the first one means a loss (RFC 5827 for the smallest threshold); those that
+ * answer what was sent again do not count (RFC 6582, "recover").
+ */
+function isLoss(t: TcpShared, flow: number, ack: number): boolean {
+  if (inFlight(t, flow) <= 0) return false;
+  if (t.has(flow, TcpFlow.recovering) && (ack - t.recover[flow] | 0) <= 0) return false;
+  return true;
+}
+
+/**
+ * The guest's window may shrink below what is under way: a guest short of memory drops
+ * that, and says so by nothing but the window. Once there is room it is sent again.
+ */
+function noteWindow(t: TcpShared, flow: number): void {
+  const excess = inFlight(t, flow) - guestWindow(t, flow);
+  if (excess > 0) t.mark(flow, TcpFlow.shrunk);
+  else if (t.has(flow, TcpFlow.shrunk)) {
+    t.unmark(flow, TcpFlow.shrunk);
+    if (inFlight(t, flow) > 0) rewind(t, flow);
+  }
 }
 
 /** Payload and FIN of a segment: gathered if they are next in sequence. */

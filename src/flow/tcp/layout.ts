@@ -29,7 +29,7 @@ export const TcpWord = {
   isnFromGuest: FlowWord.own + 5,
   /** Windows as in the headers: last from the guest in bits 0-15, to it in 16-31. */
   windows: FlowWord.own + 6,
-  /** Window scale from the guest in bits 0-7, to it in 8-15, retries 16-23, dupacks 24-31. */
+  /** Window scale from the guest in bits 0-7, to it in 8-15, retries 16-23. */
   counts: FlowWord.own + 7,
   /** Payload bytes per segment towards the guest. */
   mss: FlowWord.own + 8,
@@ -77,15 +77,23 @@ export const TcpFlow = {
   watching: 1 << 28,
   /** The send buffer was made larger than the kernel made it. */
   grown: 1 << 29,
+  /** The guest's window shrank below what was under way. */
+  shrunk: 1 << 30,
+  /** Something is sent again: duplicate acknowledgements mean nothing until it is in. */
+  recovering: 1 << 31,
 } as const;
 
 /** Window scale announced to the guest: windows up to 16 MiB in steps of 256 bytes. */
 export const OUR_WINDOW_SCALE = 8;
 
-/** Retransmission towards the guest, milliseconds (RFC 6298, sections 2.1 and 5). */
-export const RTO_FIRST_MS = 1000;
-/** 1 + 2 + ... + 64 s: more than the 100 s of RFC 1122, section 4.2.3.5. */
-export const RTO_RETRIES = 7;
+/**
+ * First retransmission time-outs towards the guest (RFC 6298). The guest is microseconds
+ * away, so that of data is below the second that is right for the internet.
+ */
+export const RTO_SYN_MS = 1000;
+export const RTO_FIRST_MS = 250;
+/** 0.25 + 0.5 + ... + 64 s: more than the 100 s of RFC 1122, section 4.2.3.5. */
+export const RTO_RETRIES = 9;
 export const SYN_RETRIES = 6;
 /** Without anything heard from the guest for so long, it is probed (RFC 1122, 4.2.3.6). */
 export const IDLE_MS = 7_200_000;

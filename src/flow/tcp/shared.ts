@@ -53,6 +53,8 @@ export class TcpShared {
   readonly pollDelay: Float32Array;
   readonly roundTrip: Float32Array;
   readonly sentAt: Float64Array;
+  /** seqMax when something was last sent again. */
+  readonly recover: Int32Array;
   /** Bytes to ask for in the next read of the socket. */
   readonly readHint: Int32Array;
 
@@ -98,6 +100,7 @@ export class TcpShared {
     this.roundTrip = new Float32Array(capacity);
     this.sentAt = new Float64Array(capacity);
     this.readHint = new Int32Array(capacity);
+    this.recover = new Int32Array(capacity);
     this.ready = new Int32Array(capacity);
     this.inReady = new Uint8Array(capacity);
     this.polled = new Int32Array(capacity);
@@ -128,14 +131,6 @@ export class TcpShared {
     const at = flow * FLOW_WORDS + TcpWord.counts;
     this.words[at] = (this.words[at] & ~0xff0000) | (retries << 16);
   }
-  duplicates(flow: number): number {
-    return this.words[flow * FLOW_WORDS + TcpWord.counts] >>> 24;
-  }
-  setDuplicates(flow: number, count: number): void {
-    const at = flow * FLOW_WORDS + TcpWord.counts;
-    this.words[at] = (this.words[at] & 0xffffff) | ((count & 0xff) << 24);
-  }
-
   /** Appends a flow to the ready ring, once. */
   pushReady(flow: number): void {
     if (this.inReady[flow] !== 0) return;

@@ -18,7 +18,7 @@ import { GsoType } from "../../virtio/net_header.ts";
 import { TCP_CHECKSUM_AT, TCP_HEADER_SIZE, TcpFlag } from "../../wire/tcp.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
-import { RTO_FIRST_MS, TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import { RTO_FIRST_MS, RTO_SYN_MS, TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import { dataHeadLength, sendSegment, writeSegmentHead } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
 
@@ -212,7 +212,8 @@ function sendFin(t: TcpShared, flow: number): number {
 /** Starts the retransmission timer (RFC 6298, 5.1), backed off by the retries so far. */
 export function armRetransmit(t: TcpShared, flow: number): void {
   const { now, timers } = t.context;
-  const wait = RTO_FIRST_MS * 2 ** t.retries(flow);
+  const first = t.state(flow) === TcpState.established ? RTO_FIRST_MS : RTO_SYN_MS;
+  const wait = first * 2 ** t.retries(flow);
   t.retransmitAt[flow] = now + wait;
   timers.setEarlier(flow, now + wait);
 }
@@ -222,8 +223,9 @@ export function rewind(t: TcpShared, flow: number): void {
   const at = flow * FLOW_WORDS;
   t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
   setOption(t.words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
-  t.unmark(flow, TcpFlow.finToGuest);
-  t.mark(flow, TcpFlow.readable);
+  t.unmark(flow, TcpFlow.finToGuest | TcpFlow.shrunk);
+  t.mark(flow, TcpFlow.readable | TcpFlow.recovering);
+  t.recover[flow] = t.words[at + TcpWord.seqMax];
   t.counters.retransmits++;
 }
 
@@ -238,7 +240,7 @@ export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void
   const ahead = acknowledge - words[at + TcpWord.seqToGuest] | 0;
   words[at + TcpWord.ackFromGuest] = acknowledge;
   t.setRetries(flow, 0);
-  t.setDuplicates(flow, 0);
+  if ((acknowledge - t.recover[flow] | 0) > 0) t.unmark(flow, TcpFlow.recovering);
   if (t.state(flow) !== TcpState.established) return;
   const all = acknowledge === words[at + TcpWord.seqMax];
   if (all && bytes > 0 && t.has(flow, TcpFlow.finSent)) {
