@@ -1,4 +1,9 @@
-/** struct iovec, msghdr and mmsghdr of a 64-bit kernel, built in place (recvmsg(2)). */
+/**
+ * struct iovec, msghdr and mmsghdr of a 64-bit kernel, built in place (recvmsg(2)).
+ *
+ * An address goes into two words. Storing it as it is leaves the lower 32 bits, as a typed
+ * array takes numbers modulo 2^32; `%` would say so, but is a slow call for large numbers.
+ */
 import type { Arena } from "./arena.ts";
 
 const IOVEC_SIZE = 16;
@@ -31,7 +36,7 @@ export class IovecArray {
   add(address: number, length: number): void {
     const words = this.#words;
     const at = this.count * 4;
-    words[at] = address % 0x1_0000_0000;
+    words[at] = address;
     words[at + 1] = address / 0x1_0000_0000;
     words[at + 2] = length;
     words[at + 3] = 0;
@@ -46,7 +51,7 @@ export class IovecArray {
   advance(i: number, bytes: number): void {
     const address = this.baseOf(i) + bytes;
     const words = this.#words;
-    words[i * 4] = address % 0x1_0000_0000;
+    words[i * 4] = address;
     words[i * 4 + 1] = address / 0x1_0000_0000;
     words[i * 4 + 2] -= bytes;
   }
@@ -100,7 +105,7 @@ export class MessageArray {
     this.#words[i * 16 + MSG_CONTROLLEN_WORD] = length;
   }
   #setWide(i: number, word: number, value: number): void {
-    this.#words[i * 16 + word] = value % 0x1_0000_0000;
+    this.#words[i * 16 + word] = value;
     this.#words[i * 16 + word + 1] = value / 0x1_0000_0000;
   }
 

@@ -8,7 +8,7 @@
  */
 import type { IovecArray } from "../../ffi/iovec.ts";
 import { complement, sum } from "../wire/checksum.ts";
-import type { GuestMemory } from "./guest_memory.ts";
+import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 import {
   GsoType,
   NET_CSUM_OFFSET_AT,
@@ -250,15 +250,17 @@ export class FrameSink {
   }
 
   #writeHead(segment: number, length: number): void {
-    const to = this.#memory.view;
     const from = this.#copy;
     let at = 0;
     for (let i = segment; at < length; i++) {
       const size = this.#segments.length[i];
-      let target = this.#segments.offset[i];
+      const offset = this.#segments.offset[i];
+      const window = offset / WINDOW | 0;
+      const to = this.#memory.windows[window];
+      let target = offset - window * WINDOW | 0;
       const stop = at + size < length ? at + size : length;
       for (; at + 4 <= stop; at += 4, target += 4) {
-        to.setUint32(target, from.getUint32(at));
+        to.setInt32(target, from.getInt32(at, true), true); // no bytes to swap
       }
       for (; at < stop; at++, target++) to.setUint8(target, from.getUint8(at));
     }
@@ -283,7 +285,10 @@ export class FrameSink {
         continue;
       }
       const piece = size - before < left ? size - before : left;
-      let part = sum(this.#memory.view, this.#segments.offset[i] + before, piece);
+      const offset = this.#segments.offset[i] + before;
+      const window = offset / WINDOW | 0;
+      const view = this.#memory.windows[window];
+      let part = sum(view, offset - window * WINDOW | 0, piece);
       if (odd) part = (part >>> 8) | ((part & 0xff) << 8);
       partial += part;
       partial = (partial & 0xffff) + (partial >>> 16);

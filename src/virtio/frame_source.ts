@@ -4,7 +4,7 @@
  * on as iovecs.
  */
 import type { IovecArray } from "../../ffi/iovec.ts";
-import type { GuestMemory } from "./guest_memory.ts";
+import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 import { NET_HEADER_SIZE } from "./net_header.ts";
 import {
   CHAIN_BAD,
@@ -100,7 +100,6 @@ export class FrameSource {
   #copyHead(want: number): void {
     const total = this.length + NET_HEADER_SIZE;
     const end = want < total ? want : total;
-    const from = this.#memory.view;
     const to = this.#copy;
     const segments = this.#segments;
     let at = this.#copied;
@@ -108,10 +107,13 @@ export class FrameSource {
     for (let i = 0; i < segments.count && at < end; i++) {
       const size = segments.length[i];
       if (at < start + size) {
-        let source = segments.offset[i] + (at - start);
+        const offset = segments.offset[i] + (at - start);
+        const window = offset / WINDOW | 0;
+        const from = this.#memory.windows[window];
+        let source = offset - window * WINDOW | 0;
         const stop = start + size < end ? start + size : end;
         for (; at + 4 <= stop; at += 4, source += 4) {
-          to.setUint32(at, from.getUint32(source));
+          to.setInt32(at, from.getInt32(source, true), true); // no bytes to swap
         }
         for (; at < stop; at++, source++) to.setUint8(at, from.getUint8(source));
       }
@@ -157,15 +159,17 @@ export class FrameSource {
    */
   copyFrame(to: DataView, skip = 0): number {
     const limit = Math.min(this.length - skip, to.byteLength);
-    const from = this.#memory.view;
     const segments = this.#segments;
     let start = -NET_HEADER_SIZE - skip;
     for (let i = 0; i < segments.count && start < limit; i++) {
       const size = segments.length[i];
       const first = start < 0 ? 0 : start;
       const stop = start + size < limit ? start + size : limit;
-      const shift = segments.offset[i] - start;
-      for (let at = first; at < stop; at++) to.setUint8(at, from.getUint8(shift + at));
+      const offset = segments.offset[i] + (first - start);
+      const window = offset / WINDOW | 0;
+      const from = this.#memory.windows[window];
+      let source = offset - window * WINDOW | 0;
+      for (let at = first; at < stop; at++) to.setUint8(at, from.getUint8(source++));
       start += size;
     }
     const checked = Math.min(this.headLength - skip, limit);

@@ -29,6 +29,10 @@ const MAX_LOG_SIZE = 2 ** 33;
 const ALIGNMENT = 2 ** 21;
 const MAX_ALIGNMENT = 2 ** 30;
 const DEFAULT_LIMIT = 2 ** 40;
+/** Bytes of one window, see {@link GuestMemory.windows}. */
+export const WINDOW = 2 ** 30;
+/** A window goes on for so long after its end; no region ends closer to the buffer's. */
+const WINDOW_OVERLAP = ALIGNMENT;
 const MIN_LIMIT = 2 ** 30;
 
 /** A region as SET_MEM_TABLE and ADD_MEM_REG describe it; all are bytes. */
@@ -68,6 +72,12 @@ export class GuestMemory {
   readonly buffer: ArrayBuffer;
   /** All of guest memory; only offsets that translate() returned may be touched. */
   readonly view: DataView;
+  /**
+   * The same in windows of 1 GiB: byte `offset` is byte `offset - i * WINDOW` of window
+   * `i = offset / WINDOW | 0`, and up to 2 MiB from there on lie in the same window. V8
+   * is several times faster with a position that is a 32-bit integer.
+   */
+  readonly windows: readonly DataView[];
   /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
   logging = false;
 
@@ -103,6 +113,7 @@ export class GuestMemory {
     this.base = reservation.base;
     this.buffer = reservation.buffer;
     this.view = new DataView(reservation.buffer);
+    this.windows = windowsOf(reservation.buffer);
   }
 
   /** The regions in use, sorted by guest address. */
@@ -367,6 +378,14 @@ export class GuestMemory {
       }
     }
   }
+}
+
+function windowsOf(buffer: ArrayBuffer): DataView[] {
+  const size = buffer.byteLength;
+  return Array.from({ length: Math.ceil(size / WINDOW) }, (_, i) => {
+    const start = i * WINDOW;
+    return new DataView(buffer, start, Math.min(WINDOW + WINDOW_OVERLAP, size - start));
+  });
 }
 
 /** The unit of mapping a file: hugetlbfs tells its page size as the block size. */

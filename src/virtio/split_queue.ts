@@ -7,7 +7,7 @@
  * broken and stays so until it is started again; a chain that makes no sense is reported
  * to the caller, who gives it back unused.
  */
-import type { GuestMemory } from "./guest_memory.ts";
+import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 
 const DESC_F_NEXT = 1;
 const DESC_F_WRITE = 2;
@@ -183,9 +183,11 @@ export class SplitQueue {
   ): boolean {
     const entries = length >>> 4;
     if (entries === 0 || (length & 15) !== 0 || entries > MAX_SEGMENTS) return false;
-    const table = this.#memory.translate(address, length);
-    if (table < 0) return false;
-    const view = this.#memory.view;
+    const offset = this.#memory.translate(address, length);
+    if (offset < 0) return false;
+    const window = offset / WINDOW | 0;
+    const view = this.#memory.windows[window];
+    const table = offset - window * WINDOW | 0;
     let index = 0;
     for (let steps = 0; steps < entries; steps++) {
       const at = table + index * 16;
