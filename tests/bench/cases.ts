@@ -108,6 +108,11 @@ function tcpAcks(): Case {
     const guest = new TcpGuest(world, GUEST_PORT, port);
     guest.window = 0;
     guest.connect();
+    const takeAll = () => {
+      rx.poll();
+      while (rx.take()) if (portOf(world) >= 0) guest.take();
+      rx.refill();
+    };
     const receive = () => {
       const before = guest.receiveNext;
       guest.window = (burst >> GUEST_SCALE) + 1;
@@ -115,9 +120,7 @@ function tcpAcks(): Case {
       tx.publish();
       while (guest.receiveNext === before) {
         world.turn();
-        rx.poll();
-        while (rx.take()) if (portOf(world) >= 0) guest.take();
-        rx.refill();
+        takeAll();
       }
     };
     let acknowledged = guest.receiveNext;
@@ -129,14 +132,15 @@ function tcpAcks(): Case {
       while (end - acknowledged > 0) {
         acknowledged = Math.min(acknowledged + 2 * mss, end);
         guest.receiveNext = acknowledged;
-        guest.window = (end - acknowledged) >> GUEST_SCALE;
+        // Rounded up, as Linux does: rounded down, it would shrink a little (RFC 7323, 2.4).
+        guest.window = Math.ceil((end - acknowledged) / (1 << GUEST_SCALE));
         guest.sendBare(TcpFlag.ack);
         count++;
       }
       tx.publish();
       world.turn();
       while (tx.free < tx.size) world.turn();
-      world.discard();
+      takeAll(); // what came while the window was still open
       return count;
     };
   };
