@@ -170,8 +170,10 @@ export class DataPath implements FlowContext {
   }
 
   updateQueue(ring: Vring): void {
-    this.#rings[ring.index & 1] = ring;
-    this.kicked(ring.index & 1);
+    const which = ring.index & 1;
+    this.#rings[which] = ring;
+    if (which === RX && this.#advertiseAt === Infinity) this.#advertiseAt = this.now;
+    this.kicked(which);
   }
 
   /** The driver kicked a queue. */
@@ -222,9 +224,11 @@ export class DataPath implements FlowContext {
 
   /** Router advertisements come unasked, too: the guest's default route has a lifetime. */
   #advertise(): void {
-    this.#advertiseAt = this.now + ADVERTISE_MS;
+    this.#advertiseAt = Infinity; // until the ring is enabled
     if (!this.config.ndp || !this.config.ra || this.config.ip6 === undefined) return;
-    if (this.receiving) this.sendFrame(this.#ndp.advertise(this.#reply));
+    if (!this.receiving) return;
+    this.#advertiseAt = this.now + ADVERTISE_MS;
+    this.sendFrame(this.#ndp.advertise(this.#reply));
   }
 
   #handler(flow: number) {

@@ -13,7 +13,8 @@ const BYTES = 16 << 20;
 
 /** Has testpmd fill in the checksums, which it gets from vuelo not filled in. */
 const CHECKSUMS: TestpmdOptions = {
-  args: ["--forward-mode=csum", "--rx-offloads=0xc"], // UDP and TCP
+  mode: "csum",
+  args: ["--rx-offloads=0xc"], // UDP and TCP
   commands: [
     ...[0, 1].map((port) => `csum mac-swap off ${port}`),
     ...["ip", "udp", "tcp"].map((layer) => `csum set ${layer} sw 1`),

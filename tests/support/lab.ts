@@ -1,5 +1,5 @@
 /** A whole world for an end-to-end test: namespaces, peers, back-end and a guest. */
-import { Port } from "./lab_agent.ts";
+import { type Agent, Port } from "./lab_agent.ts";
 import { Backend, type BackendOptions } from "./lab_backend.ts";
 import { Peer } from "./lab_peer.ts";
 import { until } from "./lab_process.ts";
@@ -106,7 +106,7 @@ async function startBackend(
 }
 
 /** Has the guest take its addresses: IPv4 by udhcpc, IPv6 by router advertisement. */
-export async function configure(guest: Guest): Promise<void> {
+export async function configure(guest: Agent): Promise<void> {
   await guest.shell("ip link set eth0 up");
   await guest.shell("udhcpc -i eth0 -q -f -n -s /bin/lab-dhcp >/run/udhcpc.log 2>&1");
   await awaitIpv6(guest);
@@ -116,7 +116,7 @@ export async function configure(guest: Guest): Promise<void> {
 }
 
 /** Waits until the guest has a global IPv6 address that passed duplicate detection. */
-export async function awaitIpv6(guest: Guest): Promise<string> {
+export async function awaitIpv6(guest: Agent): Promise<string> {
   let found: string | undefined;
   await until("an IPv6 address in the guest", async () => {
     const text = await guest.run(

@@ -11,13 +11,20 @@ export class Peer extends Agent {
     super(link);
   }
 
-  /** Starts an agent in `namespace` (here if undefined), and its servers if asked for. */
-  static async start(namespace: string | undefined, serve: boolean): Promise<Peer> {
+  /**
+   * Starts an agent in `namespace` (here if undefined), and its servers if asked for.
+   * `env` is added to its environment.
+   */
+  static async start(
+    namespace: string | undefined,
+    serve: boolean,
+    env: Readonly<Record<string, string>> = {},
+  ): Promise<Peer> {
     const root = await provide(SETS.guest);
     const python = unpacked(root, "usr/bin/python3.13");
     const process = new Process(
       [python.path, ...python.args, "-E", "-S", "-u", GUEST_FILES.agent],
-      { namespace, piped: true, env: { PYTHONHOME: `${root}/usr` } },
+      { namespace, piped: true, env: { PYTHONHOME: `${root}/usr`, ...env } },
     );
     const link = new JsonLink(process.stdout, process.stdin, namespace ?? "local");
     const peer = new Peer(process, link);
