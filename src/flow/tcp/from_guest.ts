@@ -233,7 +233,9 @@ function isLoss(t: TcpShared, flow: number, ack: number): boolean {
  */
 function noteWindow(t: TcpShared, flow: number): void {
   const excess = inFlight(t, flow) - guestWindow(t, flow);
-  if (excess > 0) t.mark(flow, TcpFlow.shrunk);
+  // Less than a unit of the scaled window may be rounding (RFC 7323, section 2.4).
+  const unit = 1 << (t.words[flow * FLOW_WORDS + TcpWord.counts] & 0xff);
+  if (excess >= unit) t.mark(flow, TcpFlow.shrunk);
   else if (t.has(flow, TcpFlow.shrunk)) {
     t.unmark(flow, TcpFlow.shrunk);
     if (inFlight(t, flow) > 0) rewind(t, flow);
