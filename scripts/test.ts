@@ -6,6 +6,7 @@
  * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, binary.
  */
 import { BINARY, compile } from "./compile.ts";
+import { testpmd, userModeLinux } from "./lab/frontends.ts";
 import { image } from "./lab/image.ts";
 import { kernel, program, qemu } from "./lab/packages.ts";
 
@@ -109,7 +110,8 @@ async function prepareLab(): Promise<boolean> {
     const system = await kernel();
     await image(system, "base");
     await image(system, "full");
-    const tools = await Promise.all([program("ip"), program("tshark")]);
+    await image((await userModeLinux()).kernel, "base");
+    const tools = [await program("ip"), await program("tshark"), await testpmd()];
     console.log(`test: QEMU: ${[emulator.path, ...emulator.args].join(" ")}`);
     console.log(`test: kernel ${system.version}: ${system.image}`);
     for (const { path, args } of tools) console.log(`test: ${[path, ...args].join(" ")}`);

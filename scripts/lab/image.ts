@@ -11,6 +11,8 @@ import { type Kernel, program, provide, SETS, unpacked } from "./packages.ts";
 export type ImageKind = "base" | "full";
 
 const DRIVERS = ["virtio_net"];
+/** Part of some kernels, a module of others (Debian's user-mode-linux). */
+const PERHAPS_MODULES = ["ipv6"];
 const LIBRARIES = "usr/lib/x86_64-linux-gnu";
 const CLIENTS = [
   "usr/sbin/dhclient",
@@ -125,7 +127,9 @@ async function addModules(archive: CpioWriter, modules: string): Promise<void> {
     archive.file(`usr/lib/lab/${name}.ko`, data);
     order.push(`${name}.ko`);
   };
-  for (const name of DRIVERS) await add(name);
+  for (const name of [...PERHAPS_MODULES.filter((m) => paths.has(m)), ...DRIVERS]) {
+    await add(name);
+  }
   archive.file("usr/lib/lab-modules", order.join("\n") + "\n");
 }
 
