@@ -4,6 +4,7 @@ import {
   TCP_CHECKSUM_AT,
   TCP_HEADER_SIZE,
   TCP_SYN_OPTIONS_SIZE,
+  TCP_WINDOW_AT,
   TcpFlag,
   writeTcp,
   writeTcpSynOptions,
@@ -91,15 +92,21 @@ export function sendSyn(t: TcpShared, flow: number): boolean {
   const sequence = t.words[word + TcpWord.seqToGuest] - 1;
   const at = writeSegmentHead(t, flow, sequence, flags, size, 0);
   const scaled = flags === TcpFlag.syn || (t.words[word + TcpWord.counts] & 0xff00) !== 0;
+  // Never scaled (RFC 7323, section 2.2), so not what the entry holds.
+  sink.head.setUint16(at + TCP_WINDOW_AT, 0xffff);
   writeTcpSynOptions(sink.head, at, linkMss(t, flow), scaled ? OUR_WINDOW_SCALE : -1);
   sink.commit(0, length, 0, at, TCP_CHECKSUM_AT, 0, 0);
   sink.end();
   return true;
 }
 
-/** Acknowledges with the values in the entry; owes it where there is no buffer. */
+/**
+ * Acknowledges with the values in the entry; owes it where there is no buffer. Its number
+ * is SND.NXT: after a rewind, seqToGuest may lie before what the guest takes, which would
+ * answer it.
+ */
 export function sendAck(t: TcpShared, flow: number): void {
-  const sequence = t.words[flow * FLOW_WORDS + TcpWord.seqToGuest];
+  const sequence = t.words[flow * FLOW_WORDS + TcpWord.seqMax];
   if (sendSegment(t, flow, sequence, TcpFlag.ack)) t.unmark(flow, TcpFlow.ackDue);
   else {
     t.mark(flow, TcpFlow.ackDue);
