@@ -13,7 +13,7 @@ import { GuestRam, MockDriver, NET_HEADER } from "./mock_driver.ts";
 import { readSegment, type Segment, synOptions, tcpFrame } from "./tcp_segment.ts";
 
 const memory = new GuestMemory(2 ** 36);
-const RAM = [{ address: 0x10_0000, size: 0x400_0000 }];
+const RAM = [{ address: 0x10_0000, size: 0x1000_0000 }];
 const NO_FD = -1;
 const PATIENCE_MS = 10_000;
 

@@ -27,13 +27,7 @@ import {
 import { FLOW_WORDS, FlowWord } from "../table.ts";
 import { acknowledge, expectAck, growSendBuffer, watchForSpace } from "./acknowledge.ts";
 import { OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
-import {
-  becomeEstablished,
-  closeFlow,
-  resetBoth,
-  resetPeer,
-  takeSynOptions,
-} from "./open.ts";
+import { becomeEstablished, closeFlow, resetPeer, takeSynOptions } from "./open.ts";
 import { sendAck, sendSegment, sendSyn } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
 import { acceptAck, guestWindow, inFlight, rewind } from "./to_guest.ts";
@@ -156,7 +150,11 @@ function takeHandshake(
   return false;
 }
 
-/** RST: obeyed if it is exactly the next in sequence (RFC 5961, section 3.2). */
+/**
+ * RST (RFC 5961, section 3.2): obeyed if it is the next in sequence, challenged within the
+ * window, else ignored. The next in sequence is what the guest sent last, or what it was
+ * told last: a socket that is gone answers with that.
+ */
 function takeReset(t: TcpShared, g: Gathered, flow: number): void {
   const { source, packet } = t.context;
   const head = source.head;
@@ -168,15 +166,25 @@ function takeReset(t: TcpShared, g: Gathered, flow: number): void {
     if ((tcpAcknowledgement(head, at) | 0) !== t.words[word + TcpWord.seqToGuest]) return;
     t.counters.refused++;
   } else {
-    const expected = t.words[word + TcpWord.seqFromGuest] + g.bytes | 0;
-    if ((tcpSequence(head, at) | 0) !== expected) {
-      g.force = true;
+    const sequence = tcpSequence(head, at) | 0;
+    const told = t.words[word + TcpWord.ackToGuest];
+    const fin = g.fin ? 1 : 0;
+    const ahead = sequence - t.words[word + TcpWord.seqFromGuest] - g.bytes - fin | 0;
+    if (ahead > 0 || (sequence - told | 0) < 0) {
+      if (ahead > 0 && (sequence - told | 0) < offered(t, flow)) g.force = true;
       return;
     }
   }
   if (g.bytes > 0) sendGathered(t, g);
   g.clear();
   if (t.state(flow) !== 0) resetPeer(t, flow);
+}
+
+/** The window that was offered to the guest, in bytes from the last acknowledgement. */
+function offered(t: TcpShared, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  const scale = (t.words[at + TcpWord.counts] >>> 8) & 0xff;
+  return (t.words[at + TcpWord.windows] >>> 16) << scale;
 }
 
 /** The acknowledgement and window of a segment; false if it is not acceptable. */
@@ -278,8 +286,14 @@ function takeData(
     return;
   }
   if (fresh > 0) {
-    if (t.out.count + source.pieces > t.out.capacity) sendGathered(t, g);
-    if (g.flow !== flow) return;
+    if (t.out.count + source.pieces > t.out.capacity) {
+      const wanted = g.bytes;
+      const before = t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest];
+      sendGathered(t, g);
+      const sent = t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest] - before | 0;
+      // What does not follow on what the socket took is out of order.
+      if (sent !== wanted || source.pieces > t.out.capacity) return;
+    }
     source.appendPayload(payloadAt + behind, fresh, t.out);
     g.bytes += fresh;
   }
@@ -313,12 +327,15 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
     t.out.count = 0;
     if (sent < 0) {
       const number = errno();
+      sent = 0;
       if (number !== Errno.EAGAIN && number !== Errno.ENOBUFS) {
-        g.clear();
-        resetBoth(t, flow);
+        // What the peer sent before it failed goes to the guest first.
+        t.mark(flow, TcpFlow.failed | TcpFlow.readable);
+        g.bytes = 0;
+        g.fin = g.force = g.bulk = false;
+        g.acked = true;
         return;
       }
-      sent = 0;
     }
     t.words[at + TcpWord.seqFromGuest] += sent;
     if (sent > 0) {
@@ -354,11 +371,10 @@ export function finish(t: TcpShared, g: Gathered): void {
   const flow = g.flow;
   if (flow < 0) return;
   if (g.bytes > 0 || g.fin) sendGathered(t, g);
-  if (g.flow !== flow) return;
   const { force, acked, bulk } = g;
   g.clear();
   if (t.state(flow) !== TcpState.established) return;
   if (force || bulk) acknowledge(t, flow, force);
   if (acked && t.has(flow, TcpFlow.readable | TcpFlow.peerFin)) service(t, flow);
-  else if (acked) closeFlow(t, flow);
+  else if (acked || force || bulk) closeFlow(t, flow);
 }

@@ -3,7 +3,7 @@ import { Errno } from "../../../ffi/errno.ts";
 import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP } from "../../../ffi/event.ts";
 import { getOption, SO_ERROR, SOL_SOCKET } from "../../../ffi/socket.ts";
 import { TcpFlag } from "../../wire/tcp.ts";
-import { FLOW_WORDS, FlowWord } from "../table.ts";
+import { FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
 import { acknowledge, leavePolled } from "./acknowledge.ts";
 import {
   IDLE_MS,
@@ -18,14 +18,7 @@ import {
 import { closeFlow, connected, connectFailed, resetBoth, resetPeer } from "./open.ts";
 import { sendAck, sendSegment, sendSyn } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
-import {
-  armRetransmit,
-  guestWindow,
-  inFlight,
-  rewind,
-  sendData,
-  Sent,
-} from "./to_guest.ts";
+import { armRetransmit, inFlight, rewind, sendData, Sent } from "./to_guest.ts";
 
 /** Sends what can be sent of an established flow, and ends it when all is done. */
 export function service(t: TcpShared, flow: number): void {
@@ -36,7 +29,7 @@ export function service(t: TcpShared, flow: number): void {
       return;
     }
     if (sent === Sent.starved || sent === Sent.turn) t.pushReady(flow);
-    else if (t.has(flow, TcpFlow.readable) && inFlight(t, flow) === 0) {
+    else if (inFlight(t, flow) === 0 && isPending(t, flow)) {
       armRetransmit(t, flow); // the guest's window is closed: it will be probed
     }
   }
@@ -113,7 +106,8 @@ export function pollAcknowledgements(t: TcpShared): void {
       continue;
     }
     leavePolled(t, i);
-    if (!waits) continue;
+    // The entry may be free by now, or in use by a flow of another kind.
+    if (!waits || t.context.table.kind(flow) !== FlowKind.tcp) continue;
     acknowledge(t, flow, false);
     closeFlow(t, flow);
   }
@@ -132,17 +126,23 @@ export function takeTimer(t: TcpShared, flow: number): void {
     acknowledge(t, flow, false);
     if (closeFlow(t, flow)) return;
   }
-  const waits = inFlight(t, flow) > 0 || t.has(flow, TcpFlow.readable);
+  const waits = isPending(t, flow);
   if (waits && t.retransmitAt[flow] <= now) {
     if (!retransmit(t, flow)) return;
   } else if (!waits && now - t.heardAt[flow] >= IDLE_MS) {
+    // Probes that were answered do not count.
+    if (now - t.heardAt[flow] < IDLE_MS + PROBE_MS) t.setRetries(flow, 0);
     if (!probe(t, flow)) return;
   }
-  if (inFlight(t, flow) > 0 || t.has(flow, TcpFlow.readable)) {
-    timers.setEarlier(flow, t.retransmitAt[flow]);
-  }
+  if (isPending(t, flow)) timers.setEarlier(flow, t.retransmitAt[flow]);
   if (t.has(flow, TcpFlow.unacknowledged)) timers.setEarlier(flow, t.pollAt[flow]);
   timers.setEarlier(flow, Math.max(t.heardAt[flow] + IDLE_MS, now + PROBE_MS));
+}
+
+/** The guest has something to acknowledge, or to make room for. */
+function isPending(t: TcpShared, flow: number): boolean {
+  return inFlight(t, flow) > 0 || t.has(flow, TcpFlow.readable) ||
+    (t.has(flow, TcpFlow.peerFin) && !t.has(flow, TcpFlow.finToGuest));
 }
 
 function repeatSyn(t: TcpShared, flow: number): void {
@@ -160,15 +160,17 @@ function repeatSyn(t: TcpShared, flow: number): void {
 function retransmit(t: TcpShared, flow: number): boolean {
   const retries = t.retries(flow);
   const flying = inFlight(t, flow) > 0;
-  if (flying && retries >= RTO_RETRIES) {
-    resetBoth(t, flow);
-    return false;
+  // A guest without receive buffers was sent nothing that it could have answered.
+  if (!t.context.sink.starved) {
+    if (flying && retries >= RTO_RETRIES) {
+      resetBoth(t, flow);
+      return false;
+    }
+    if (flying) rewind(t, flow);
+    else sendProbe(t, flow);
+    t.setRetries(flow, Math.min(retries + 1, RTO_RETRIES));
   }
-  t.setRetries(flow, Math.min(retries + 1, RTO_RETRIES));
-  if (flying) {
-    rewind(t, flow);
-    t.pushReady(flow);
-  } else if (guestWindow(t, flow) === 0) sendProbe(t, flow);
+  if (flying) t.pushReady(flow);
   armRetransmit(t, flow);
   return true;
 }
