@@ -144,6 +144,24 @@ async function download(guest: Guest, base: string): Promise<Transfer> {
   return checked({ bytes: SIZE, sent: expected.trim(), received, seconds });
 }
 
+/**
+ * Uploads with wget in the guest; the server answers with the checksum of what came.
+ * Text, as busybox's wget ends a file to post at its first zero byte.
+ */
+async function upload(guest: Guest, base: string): Promise<Transfer> {
+  const text = "head -c 12582912 /dev/urandom | base64 -w 0";
+  const sum = await guest.shell(`${text} | tee /tmp/up | sha256sum`);
+  const start = performance.now();
+  const reply = await guest.shell(`wget -q -O - --post-file /tmp/up ${base}/file`);
+  const seconds = (performance.now() - start) / 1000;
+  return checked({
+    bytes: 16 << 20,
+    sent: sum.split(" ")[0],
+    received: reply.trim(),
+    seconds,
+  });
+}
+
 function checked(result: Transfer): Transfer {
   if (result.sent === result.received) return result;
   throw new Error(`The SHA-256 is ${result.received}, not ${result.sent}`);
@@ -205,6 +223,11 @@ async function showLoopback(guest: Guest, gateway: string, stage: Stage): Promis
   await show.step(
     `Download from ${gateway}, which is the host's loopback`,
     () => download(guest, `http://${gateway}:${stage.http}`),
+    megabytes,
+  );
+  await show.step(
+    `Upload to ${gateway}`,
+    () => upload(guest, `http://${gateway}:${stage.http}`),
     megabytes,
   );
 }
