@@ -32,6 +32,8 @@ const sys = libc({
 });
 
 export const EPOLLIN = 0x001;
+/** Urgent data of TCP. */
+export const EPOLLPRI = 0x002;
 export const EPOLLOUT = 0x004;
 export const EPOLLERR = 0x008;
 export const EPOLLHUP = 0x010;

@@ -109,7 +109,8 @@ export class FrameSink {
       iovecs.count + this.#segments.count - firstSegment <= iovecs.capacity;
     if (capacity < overhead || (this.mergeable && capacity < want) || !room) {
       this.#giveBack(firstChain, firstSegment);
-      if (room) this.starved = true;
+      // Without room for the first frame, the chain itself has too many pieces.
+      if (room || frame === 0) this.starved = true;
       return -1;
     }
     this.#frameChain[frame] = firstChain;

@@ -14,6 +14,7 @@ import { readSegment, type Segment, synOptions, tcpFrame } from "./tcp_segment.t
 
 const memory = new GuestMemory(2 ** 36);
 const RAM = [{ address: 0x10_0000, size: 0x1000_0000 }];
+
 const NO_FD = -1;
 const PATIENCE_MS = 10_000;
 
@@ -195,7 +196,7 @@ export class TcpWorld {
   /** A script for one connection of the guest to the host's loopback. */
   guest(toPort: number, options: GuestOptions = {}): ScriptedGuest {
     const guest = new ScriptedGuest(this, toPort, options);
-    this.#guests.push(guest);
+    this.#guests.unshift(guest); // ports may be used again
     return guest;
   }
 
@@ -336,6 +337,19 @@ export class ScriptedGuest {
 
   /** As {@link in}, without settling: several segments make one batch. */
   queue(flags: string, fields: Partial<Segment> = {}): this {
+    this.#world.driver.send(this.#frame(flags, fields), this.cuts);
+    return this;
+  }
+
+  /** As {@link queue}, with one byte of the frame changed. */
+  queueDamaged(flags: string, fields: Partial<Segment>, at: number, to: number): this {
+    const frame = this.#frame(flags, fields);
+    if (at < frame.length) frame[at] = to;
+    this.#world.driver.send(frame, this.cuts);
+    return this;
+  }
+
+  #frame(flags: string, fields: Partial<Segment>): Uint8Array {
     const data = fields.data ?? new Uint8Array(0);
     const seq = fields.seq ?? this.next;
     if (fields.seq === undefined) {
@@ -351,9 +365,7 @@ export class ScriptedGuest {
       options: fields.options ?? new Uint8Array(0),
       urgent: fields.urgent,
     };
-    const frame = tcpFrame(this, this.fromPort, this.toPort, segment);
-    this.#world.driver.send(frame, this.cuts);
-    return this;
+    return tcpFrame(this, this.fromPort, this.toPort, segment);
   }
 
   /** A frame of the device's; false if it is of another connection. */

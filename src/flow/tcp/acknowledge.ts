@@ -6,7 +6,7 @@
  * bytes under way are looked at again after about the time the peer takes to answer: soon
  * and often at first, then with back-off, at last by the ordinary flow timer.
  */
-import { EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP } from "../../../ffi/event.ts";
+import { EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP } from "../../../ffi/event.ts";
 import {
   getOption,
   queueLength,
@@ -23,7 +23,7 @@ import { TcpFlow, TcpWord } from "./layout.ts";
 import { sendAck } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
 
-export const TCP_EVENTS = EPOLLIN + EPOLLOUT + EPOLLRDHUP + EPOLLET;
+export const TCP_EVENTS = EPOLLIN + EPOLLPRI + EPOLLOUT + EPOLLRDHUP + EPOLLET;
 
 /** Asked for; the kernel grants at most net.core.wmem_max, and doubles it. */
 const LARGE_BUFFER = 4 << 20;

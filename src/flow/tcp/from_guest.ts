@@ -214,6 +214,7 @@ function takeAck(
   }
   if (before !== window) {
     g.acked = true;
+    if (inFlight(t, flow) === 0) t.setRetries(flow, 0); // of window probes
     noteWindow(t, flow);
   } else if (progress === 0 && payload === 0 && (flags & TcpFlag.fin) === 0) {
     if (isLoss(t, flow, ack)) {

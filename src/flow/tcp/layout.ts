@@ -92,7 +92,8 @@ export const OUR_WINDOW_SCALE = 8;
  */
 export const RTO_SYN_MS = 1000;
 export const RTO_FIRST_MS = 250;
-/** 0.25 + 0.5 + ... + 64 s: more than the 100 s of RFC 1122, section 4.2.3.5. */
+export const RTO_LONGEST_MS = 64_000;
+/** 0.25 + 0.5 + ... + 64 + 64 s: more than the 100 s of RFC 1122, section 4.2.3.5. */
 export const RTO_RETRIES = 9;
 export const SYN_RETRIES = 6;
 /** Without anything heard from the guest for so long, it is probed (RFC 1122, 4.2.3.6). */

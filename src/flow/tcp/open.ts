@@ -171,6 +171,7 @@ function initialize(t: TcpShared, flow: number): void {
   t.pollDelay[flow] = 0;
   t.roundTrip[flow] = 0;
   t.readHint[flow] = FIRST_READ;
+  t.urgent[flow] = 0;
   t.heardAt[flow] = t.context.now;
 }
 

@@ -1,6 +1,13 @@
 /** What a flow has to do next, whoever asks: an event, a timer, the guest, a free buffer. */
 import { Errno } from "../../../ffi/errno.ts";
-import { EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP } from "../../../ffi/event.ts";
+import {
+  EPOLLERR,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLOUT,
+  EPOLLPRI,
+  EPOLLRDHUP,
+} from "../../../ffi/event.ts";
 import { getOption, SO_ERROR, SOL_SOCKET } from "../../../ffi/socket.ts";
 import { TcpFlag } from "../../wire/tcp.ts";
 import { FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
@@ -68,6 +75,7 @@ export function takeEvents(t: TcpShared, flow: number, events: number): void {
   }
   if ((events & EPOLLRDHUP) !== 0) t.mark(flow, TcpFlow.peerFin);
   if ((events & EPOLLIN) !== 0) t.mark(flow, TcpFlow.readable);
+  if ((events & EPOLLPRI) !== 0) t.urgent[flow] = 1;
   if ((events & EPOLLERR) !== 0) {
     const number = getOption(fd, SOL_SOCKET, SO_ERROR, 0);
     if (number !== 0) {

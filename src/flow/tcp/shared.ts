@@ -35,8 +35,9 @@ export class TcpShared {
   readonly in: IovecArray;
   readonly inMessage: MessageArray;
   readonly discardAddress: number;
-  readonly peekOffset4: boolean;
-  readonly peekOffset6: boolean;
+  /** MSG_PEEK goes on where the last one ended; tests set these to false. */
+  peekOffset4: boolean;
+  peekOffset6: boolean;
   readonly bufferLock: boolean;
   /** The guest takes segments larger than its MTU: GUEST_TSO4, GUEST_TSO6. */
   largeReceive4 = false;
@@ -55,6 +56,8 @@ export class TcpShared {
   readonly sentAt: Float64Array;
   /** seqMax when something was last sent again. */
   readonly recover: Int32Array;
+  /** Urgent data has come: a read that ends early may have ended before it. */
+  readonly urgent: Uint8Array;
   /** Bytes to ask for in the next read of the socket. */
   readonly readHint: Int32Array;
 
@@ -101,6 +104,7 @@ export class TcpShared {
     this.sentAt = new Float64Array(capacity);
     this.readHint = new Int32Array(capacity);
     this.recover = new Int32Array(capacity);
+    this.urgent = new Uint8Array(capacity);
     this.ready = new Int32Array(capacity);
     this.inReady = new Uint8Array(capacity);
     this.polled = new Int32Array(capacity);

@@ -28,6 +28,11 @@ export class TcpFlows implements FlowHandler {
     this.#t.largeReceive6 = six;
   }
 
+  /** Whether MSG_PEEK follows SO_PEEK_OFF, which was found out already: for tests. */
+  setPeekOffset(usable: boolean): void {
+    this.#t.peekOffset4 = this.#t.peekOffset6 = usable;
+  }
+
   fromGuest(): void {
     const { packet, table } = this.#t.context;
     packet.keyPorts();

@@ -18,7 +18,14 @@ import { GsoType } from "../../virtio/net_header.ts";
 import { TCP_CHECKSUM_AT, TCP_HEADER_SIZE, TcpFlag } from "../../wire/tcp.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
-import { RTO_FIRST_MS, RTO_SYN_MS, TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import {
+  RTO_FIRST_MS,
+  RTO_LONGEST_MS,
+  RTO_SYN_MS,
+  TcpFlow,
+  TcpState,
+  TcpWord,
+} from "./layout.ts";
 import { dataHeadLength, sendSegment, writeSegmentHead } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
 
@@ -27,6 +34,9 @@ const TURN_BYTES = 1 << 20;
 /** Payload of the largest frame, whatever the headers. */
 const LARGE_PAYLOAD = 65535 - 60;
 const DISCARD_PIECE = 65536;
+/** Bytes read over and over for want of SO_PEEK_OFF; as iovecs they leave room for data. */
+const MOST_SKIPPED = 4 << 20;
+const SMALLEST_FRAGMENT = 256;
 /** Bytes asked for in the first read of a flow, and in one read at most. */
 export const FIRST_READ = 4096;
 const LONGEST_READ = 1 << 20;
@@ -71,7 +81,7 @@ export function sendData(t: TcpShared, flow: number): number {
     }
     const flying = inFlight(t, flow);
     let room = guestWindow(t, flow) - flying;
-    if (room <= 0) return Sent.done;
+    if (room <= 0 || (!peekOffset && flying > MOST_SKIPPED)) return Sent.done;
     const hint = t.readHint[flow];
     if (room > hint) room = hint;
     t.in.count = 0;
@@ -83,9 +93,18 @@ export function sendData(t: TcpShared, flow: number): number {
     }
     const skipped = peekOffset ? 0 : flying;
     let got = peek(t, flow);
-    if (got > 0) got -= skipped;
+    if (got > 0) {
+      got -= skipped;
+      if (got < 0) {
+        // Urgent data lies between: a read does not go past its start.
+        t.context.sink.end();
+        return Sent.done;
+      }
+    }
     if (got <= 0) {
       t.context.sink.end();
+      if (got === 0 && skipped > 0 && t.urgent[flow] !== 0) return Sent.done;
+      t.urgent[flow] = 0;
       if (
         got < 0 && errno() !== Errno.EAGAIN && errno() !== Errno.EINTR && skipped === 0
       ) {
@@ -103,7 +122,7 @@ export function sendData(t: TcpShared, flow: number): number {
     t.context.sink.end();
     turn += got;
     adaptHint(t, flow, got, reserved);
-    if (got < reserved) {
+    if (got < reserved && t.urgent[flow] === 0) {
       t.unmark(flow, TcpFlow.readable);
       if (!t.has(flow, TcpFlow.peerFin)) return Sent.done;
     }
@@ -130,7 +149,13 @@ function reserveFrames(
   let total = 0;
   while (total < room && sink.frames < MAX_FRAMES) {
     const left = room - total;
-    const fits = sink.reserve(headLength, left < segment ? left : segment, t.in);
+    let want = left < segment ? left : segment;
+    let fits = sink.reserve(headLength, want, t.in);
+    // All the guest's buffers together may be too small for it.
+    while (fits <= 0 && total === 0 && want > SMALLEST_FRAGMENT) {
+      want >>= 1;
+      fits = sink.reserve(headLength, want, t.in);
+    }
     if (fits <= 0) break;
     t.frameRoom[sink.frames - 1] = fits;
     total += fits;
@@ -213,7 +238,7 @@ function sendFin(t: TcpShared, flow: number): number {
 export function armRetransmit(t: TcpShared, flow: number): void {
   const { now, timers } = t.context;
   const first = t.state(flow) === TcpState.established ? RTO_FIRST_MS : RTO_SYN_MS;
-  const wait = first * 2 ** t.retries(flow);
+  const wait = Math.min(first * 2 ** t.retries(flow), RTO_LONGEST_MS);
   t.retransmitAt[flow] = now + wait;
   timers.setEarlier(flow, now + wait);
 }
@@ -239,7 +264,10 @@ export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void
   let bytes = acknowledge - words[at + TcpWord.ackFromGuest] | 0;
   const ahead = acknowledge - words[at + TcpWord.seqToGuest] | 0;
   words[at + TcpWord.ackFromGuest] = acknowledge;
-  t.setRetries(flow, 0);
+  if (t.retries(flow) > 0) {
+    t.setRetries(flow, 0);
+    t.context.timers.setEarlier(flow, t.context.now + RTO_FIRST_MS);
+  }
   if ((acknowledge - t.recover[flow] | 0) > 0) t.unmark(flow, TcpFlow.recovering);
   if (t.state(flow) !== TcpState.established) return;
   const all = acknowledge === words[at + TcpWord.seqMax];
