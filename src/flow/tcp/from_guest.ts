@@ -30,7 +30,13 @@ import { OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import { becomeEstablished, closeFlow, resetPeer, takeSynOptions } from "./open.ts";
 import { sendAck, sendSegment, sendSyn } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
-import { acceptAck, guestWindow, inFlight, rewind } from "./to_guest.ts";
+import {
+  acceptAck,
+  dropAcknowledged,
+  guestWindow,
+  inFlight,
+  rewind,
+} from "./to_guest.ts";
 import { service } from "./service.ts";
 
 /** Bytes in one sendmsg() after which a near peer may have acknowledged them already. */
@@ -375,6 +381,7 @@ export function finish(t: TcpShared, g: Gathered): void {
   const { force, acked, bulk } = g;
   g.clear();
   if (t.state(flow) !== TcpState.established) return;
+  dropAcknowledged(t, flow);
   if (force || bulk) acknowledge(t, flow, force);
   if (acked && t.has(flow, TcpFlow.readable | TcpFlow.peerFin)) service(t, flow);
   else if (acked || force || bulk) closeFlow(t, flow);

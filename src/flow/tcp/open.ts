@@ -172,6 +172,7 @@ function initialize(t: TcpShared, flow: number): void {
   t.roundTrip[flow] = 0;
   t.readHint[flow] = FIRST_READ;
   t.urgent[flow] = 0;
+  t.undropped[flow] = 0;
   t.heardAt[flow] = t.context.now;
 }
 

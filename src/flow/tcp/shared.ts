@@ -54,6 +54,8 @@ export class TcpShared {
   readonly pollDelay: Float32Array;
   readonly roundTrip: Float32Array;
   readonly sentAt: Float64Array;
+  /** Bytes that the guest has acknowledged and that are still in the socket. */
+  readonly undropped: Int32Array;
   /** seqMax when something was last sent again. */
   readonly recover: Int32Array;
   /** Urgent data has come: a read that ends early may have ended before it. */
@@ -103,6 +105,7 @@ export class TcpShared {
     this.roundTrip = new Float32Array(capacity);
     this.sentAt = new Float64Array(capacity);
     this.readHint = new Int32Array(capacity);
+    this.undropped = new Int32Array(capacity);
     this.recover = new Int32Array(capacity);
     this.urgent = new Uint8Array(capacity);
     this.ready = new Int32Array(capacity);

@@ -68,6 +68,7 @@ export function guestWindow(t: TcpShared, flow: number): number {
 
 /** Sends what the guest's window and buffers allow; see {@link Sent}. */
 export function sendData(t: TcpShared, flow: number): number {
+  dropAcknowledged(t, flow);
   const four = isFlow4(t.words, flow);
   const headLength = dataHeadLength(t, flow);
   const mss = t.words[flow * FLOW_WORDS + TcpWord.mss];
@@ -247,6 +248,7 @@ export function armRetransmit(t: TcpShared, flow: number): void {
 export function rewind(t: TcpShared, flow: number): void {
   const at = flow * FLOW_WORDS;
   t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
+  dropAcknowledged(t, flow);
   setOption(t.words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
   t.unmark(flow, TcpFlow.finToGuest | TcpFlow.shrunk);
   t.mark(flow, TcpFlow.readable | TcpFlow.recovering);
@@ -255,8 +257,24 @@ export function rewind(t: TcpShared, flow: number): void {
 }
 
 /**
- * Takes an acknowledgement of the guest: drops `acknowledge - ackFromGuest` bytes from
- * the socket. The caller has checked that it is at most seqMax.
+ * Drops from the socket what the guest has acknowledged: once for all acknowledgements of
+ * a batch, and before anything that counts from the first byte in the socket.
+ */
+export function dropAcknowledged(t: TcpShared, flow: number): void {
+  let left = t.undropped[flow];
+  if (left === 0) return;
+  t.undropped[flow] = 0;
+  const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
+  while (left > 0) {
+    const dropped = recv(fd, null, left, MSG_TRUNC | MSG_DONTWAIT);
+    if (dropped <= 0) return;
+    left -= dropped;
+  }
+}
+
+/**
+ * Takes an acknowledgement of the guest: `acknowledge - ackFromGuest` bytes are to be
+ * dropped from the socket. The caller has checked that it is at most seqMax.
  */
 export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void {
   const words = t.words;
@@ -275,16 +293,12 @@ export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void
     bytes--;
     t.mark(flow, TcpFlow.finToGuestAcked | TcpFlow.finToGuest);
   }
-  const fd = words[at + FlowWord.fd];
-  while (bytes > 0) {
-    const dropped = recv(fd, null, bytes, MSG_TRUNC | MSG_DONTWAIT);
-    if (dropped <= 0) break;
-    bytes -= dropped;
-  }
+  t.undropped[flow] += bytes;
   if (ahead > 0) {
     // It had what was about to be sent again.
     words[at + TcpWord.seqToGuest] = acknowledge;
-    setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0);
+    dropAcknowledged(t, flow);
+    setOption(words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
   }
   if (inFlight(t, flow) > 0) t.retransmitAt[flow] = t.context.now + RTO_FIRST_MS;
 }
