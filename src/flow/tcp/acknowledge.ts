@@ -5,6 +5,10 @@
  * the peer has not acknowledged yet. No event tells when that changes, so flows with
  * bytes under way are looked at again after about the time the peer takes to answer: soon
  * and often at first, then with back-off, at last by the ordinary flow timer.
+ *
+ * While the guest repairs a loss on its own link, what the socket has taken counts: the
+ * guest then sends one segment per acknowledgement, and the peer would delay each of its
+ * own by up to 40 ms.
  */
 import { EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP } from "../../../ffi/event.ts";
 import {
@@ -43,7 +47,7 @@ export function acknowledge(t: TcpShared, flow: number, force: boolean): void {
   const last = words[at + TcpWord.ackToGuest];
   const queued = queueLength(fd, SIOCOUTQ);
   const outstanding = queued > 0 ? queued : 0;
-  let ack = sequence - outstanding | 0;
+  let ack = t.gap[flow] === 0 ? sequence - outstanding | 0 : sequence;
   if ((ack - last | 0) < 0) ack = last;
   const window = offeredWindow(t, flow, fd, ack, outstanding);
   const progress = ack - last | 0;

@@ -39,6 +39,8 @@ import {
 } from "./to_guest.ts";
 import { service } from "./service.ts";
 
+/** Duplicate acknowledgements that make a sender send again. */
+const DUPLICATES = 3;
 /** Bytes in one sendmsg() after which a near peer may have acknowledged them already. */
 const BULK = 4096;
 
@@ -278,8 +280,7 @@ function takeData(
     return;
   }
   if (behind < 0) {
-    t.counters.outOfOrder++;
-    sendAck(t, flow); // each one: the guest counts duplicates
+    takeGap(t, g, flow, sequence + payload | 0);
     return;
   }
   if (g.fin || t.has(flow, TcpFlow.guestFin)) {
@@ -305,6 +306,32 @@ function takeData(
     g.bytes += fresh;
   }
   g.fin = fin;
+}
+
+/**
+ * A segment beyond a hole: the guest is to send all from the hole on again. It is told by
+ * as many duplicate acknowledgements as it waits for (RFC 5681, section 3.2), and no
+ * more: each further one would count as a segment that arrived, but none of these is kept.
+ */
+function takeGap(t: TcpShared, g: Gathered, flow: number, end: number): void {
+  t.counters.outOfOrder++;
+  if (t.has(flow, TcpFlow.blocked)) {
+    sendAck(t, flow); // the socket is full: what is missing was not lost on the link
+    return;
+  }
+  if (t.gap[flow] === 0 || (end - t.gapEnd[flow] | 0) > 0) t.gapEnd[flow] = end;
+  if (t.gap[flow] === 0) {
+    if (g.bytes > 0) sendGathered(t, g);
+    const at = flow * FLOW_WORDS + TcpWord.ackToGuest;
+    const before = t.words[at];
+    t.gap[flow] = 1;
+    acknowledge(t, flow, true);
+    t.gapAcks[flow] = t.words[at] === before ? 1 : 0;
+    return;
+  }
+  if (t.gapAcks[flow] >= DUPLICATES) return;
+  t.gapAcks[flow]++;
+  sendAck(t, flow);
 }
 
 /** The guest probes its peer, so the host's kernel does the same from now on. */
@@ -351,6 +378,7 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
         t.words[at + TcpWord.ackToGuest];
       if ((waiting | 0) * 2 > t.sendBuffer[flow]) growSendBuffer(t, flow, fd);
       if (sent >= BULK) g.bulk = true;
+      if (t.gap[flow] !== 0) fillGap(t, flow);
     }
     if (sent < g.bytes) {
       t.counters.blocked++;
@@ -362,6 +390,14 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
   }
   g.bytes = 0;
   if (g.fin) takeFin(t, g, flow, fd);
+}
+
+/** Data in sequence came while there is a hole, which it may fill. */
+function fillGap(t: TcpShared, flow: number): void {
+  t.gapAcks[flow] = 0;
+  const sequence = t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest];
+  acknowledge(t, flow, true);
+  if ((sequence - t.gapEnd[flow] | 0) >= 0) t.gap[flow] = 0;
 }
 
 /** All data before it is in the socket: the guest's FIN becomes the socket's. */

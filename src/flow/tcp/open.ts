@@ -173,6 +173,7 @@ function initialize(t: TcpShared, flow: number): void {
   t.readHint[flow] = FIRST_READ;
   t.urgent[flow] = 0;
   t.undropped[flow] = 0;
+  t.gap[flow] = 0;
   t.heardAt[flow] = t.context.now;
 }
 

@@ -56,6 +56,13 @@ export class TcpShared {
   readonly sentAt: Float64Array;
   /** Bytes that the guest has acknowledged and that are still in the socket. */
   readonly undropped: Int32Array;
+  /**
+   * 1 while something of the guest is missing, until what came last before that was
+   * noticed; where that ended, and duplicate acknowledgements sent for the hole.
+   */
+  readonly gap: Uint8Array;
+  readonly gapEnd: Int32Array;
+  readonly gapAcks: Uint8Array;
   /** seqMax when something was last sent again. */
   readonly recover: Int32Array;
   /** Urgent data has come: a read that ends early may have ended before it. */
@@ -107,6 +114,9 @@ export class TcpShared {
     this.readHint = new Int32Array(capacity);
     this.undropped = new Int32Array(capacity);
     this.recover = new Int32Array(capacity);
+    this.gap = new Uint8Array(capacity);
+    this.gapEnd = new Int32Array(capacity);
+    this.gapAcks = new Uint8Array(capacity);
     this.urgent = new Uint8Array(capacity);
     this.ready = new Int32Array(capacity);
     this.inReady = new Uint8Array(capacity);
