@@ -1,5 +1,6 @@
 /** struct virtio_net_hdr with num_buffers, 12 bytes (virtio 1.3, section 5.1.6). */
 import { complement, sum } from "../wire/checksum.ts";
+import { UDP_CHECKSUM_AT } from "../wire/udp.ts";
 
 export const NET_HEADER_SIZE = 12;
 export const NET_FLAGS_AT = 0;
@@ -62,8 +63,13 @@ export function completeChecksum(
 ): void {
   if ((header.getUint8(at + NET_FLAGS_AT) & NET_F_NEEDS_CSUM) === 0) return;
   const start = header.getUint16(at + NET_CSUM_START_AT, true);
-  const field = start + header.getUint16(at + NET_CSUM_OFFSET_AT, true);
+  const offset = header.getUint16(at + NET_CSUM_OFFSET_AT, true);
+  const field = start + offset;
   if (field + 2 > length) return;
   const checksum = complement(sum(frame, start, length - start));
-  frame.setUint16(field, checksum === 0 ? 0xffff : checksum);
+  // In UDP alone, where 0 means none, 0xffff stands for 0 (RFC 768).
+  frame.setUint16(
+    field,
+    checksum === 0 && offset === UDP_CHECKSUM_AT ? 0xffff : checksum,
+  );
 }
