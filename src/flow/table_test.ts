@@ -1,6 +1,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { FLOW_WORDS, FlowKind, FlowTable, FlowWord, Side } from "./table.ts";
+import { FlowTimers } from "./timers.ts";
 
 /** Ports and one byte of each address are enough to make tuples that collide. */
 const tuple = fc.record({
@@ -60,4 +61,34 @@ Deno.test("FlowTable keeps the two sides of a flow apart", () => {
   table.key[1] = 5;
   assertEquals(table.find(FlowKind.udp, Side.guest), -1);
   assertEquals(table.find(FlowKind.udp, Side.host), flow);
+});
+
+Deno.test("FlowTable and FlowTimers hold 100,000 flows at once", () => {
+  const count = 100_000;
+  const table = new FlowTable(131_072);
+  const timers = new FlowTimers(131_072, 0);
+  for (let i = 0; i < count; i++) {
+    const flow = table.allocate(FlowKind.udp);
+    const at = flow * FLOW_WORDS;
+    table.words[at + FlowWord.guestPorts] = table.words[at + FlowWord.hostPorts] = i;
+    table.insert(flow, Side.guest);
+    table.insert(flow, Side.host);
+    timers.set(flow, 1000 + i % 7000);
+  }
+  assertEquals(table.count, count);
+  table.key.fill(0);
+  for (let i = 0; i < count; i++) {
+    table.key[1] = i;
+    assertEquals(table.words[table.find(FlowKind.udp, Side.host) * FLOW_WORDS + 10], i);
+  }
+  let expired = 0;
+  for (let flow = timers.expired(9000); flow >= 0; flow = timers.expired(9000)) {
+    table.remove(flow, Side.guest);
+    table.remove(flow, Side.host);
+    table.release(flow);
+    expired++;
+  }
+  assertEquals([expired, table.count], [count, 0]);
+  table.key[1] = 5;
+  assertEquals(table.find(FlowKind.udp, Side.guest), -1);
 });
