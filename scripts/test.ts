@@ -41,7 +41,6 @@ async function tee(
 }
 
 interface TestOptions {
-  readonly parallel?: boolean;
   readonly env?: Record<string, string>;
   readonly cwd?: string;
 }
@@ -55,7 +54,6 @@ async function test(paths: readonly string[], options: TestOptions = {}): Promis
       "--no-check",
       "--permit-no-files",
       `--config=${ROOT}deno.json`,
-      ...options.parallel ? ["--parallel"] : [],
       ...paths.map((path) => ROOT + path),
     ],
     env: { NO_COLOR: "1", ...options.env },
@@ -164,7 +162,7 @@ const RUN: Record<Stage, () => Promise<void>> = {
   check,
   // Not in parallel: some count the descriptors of the process.
   unit: () => test(["ffi", "src", "tests/property", "tests/bench"]),
-  protocol: () => test(["tests/protocol"], { parallel: true }),
+  protocol: () => test(["tests/protocol"]),
   e2e: () => test(["tests/e2e"]),
   binary,
 };
