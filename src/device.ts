@@ -1,5 +1,6 @@
 /** The virtio network device that a vhost-user session drives, on top of its data path. */
 import type { Epoll } from "../ffi/event.ts";
+import { Errno } from "../ffi/errno.ts";
 import { eventfdWrite } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { DataPath } from "./flow/datapath.ts";
@@ -8,6 +9,7 @@ import {
   type Backend,
   type FeatureBits,
   NO_FD,
+  type TransferAnswer,
   type Vring,
 } from "./vhost_user/backend.ts";
 import { ProtocolFeature, VHOST_F_LOG_ALL } from "./vhost_user/message.ts";
@@ -137,11 +139,11 @@ export class NetDevice implements Backend {
   resetDevice(): void {
     this.path.dropAll();
   }
-  transferState(): boolean {
-    return false;
+  transferState(): TransferAnswer {
+    return { accepted: false };
   }
-  checkTransfer(): boolean {
-    return false;
+  checkTransfer(): number {
+    return Errno.EINVAL;
   }
 
   closed(): void {

@@ -42,6 +42,13 @@ export const TransferDirection = { save: 0, load: 1 } as const;
 export type TransferDirection =
   (typeof TransferDirection)[keyof typeof TransferDirection];
 
+/** What a backend says to a request to move its state. */
+export interface TransferAnswer {
+  readonly accepted: boolean;
+  /** Accepted, but through this descriptor: it is sent to the frontend, and closed here. */
+  readonly instead?: number;
+}
+
 /**
  * A virtio device behind a {@link Session}. All calls are synchronous; none but
  * {@link closed} comes after the session is over. Index 2n is the receive ring of queue
@@ -89,12 +96,18 @@ export interface Backend {
   /** All rings are stopped and disabled: forget what the driver set. */
   resetDevice(): void;
   /**
-   * Move the device's state through `fd`, which becomes the backend's if it says true
-   * (ProtocolFeature.deviceState; `phase` 0 is the stopped guest).
+   * Move the device's state through `fd` (SET_DEVICE_STATE_FD; `phase` 0 is the stopped
+   * guest). The transfer itself takes place in later turns of the loop.
+   *
+   * @param fd the backend's from now on if the answer is that it was accepted
    */
-  transferState(direction: number, phase: number, fd: number): boolean;
-  /** The transfer is over as the frontend sees it: did it succeed? */
-  checkTransfer(): boolean;
+  transferState(direction: number, phase: number, fd: number): TransferAnswer;
+  /**
+   * The transfer is over as the frontend sees it (CHECK_DEVICE_STATE).
+   *
+   * @returns 0 if it succeeded, else an error number
+   */
+  checkTransfer(): number;
   /** The frontend is gone: rings are stopped and memory is unmapped. */
   closed(): void;
 }

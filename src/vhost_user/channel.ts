@@ -116,15 +116,15 @@ export class Channel {
     this.#needed = HEADER_SIZE + size;
   }
 
-  /** Sends a reply; false if the frontend does not take it. */
-  reply(request: number, payload: Uint8Array): boolean {
+  /** Sends a reply, with copies of `fds`; false if the frontend does not take it. */
+  reply(request: number, payload: Uint8Array, fds: readonly number[] = []): boolean {
     const bytes = new Uint8Array(HEADER_SIZE + payload.length);
     const view = new DataView(bytes.buffer);
     view.setUint32(0, request, true);
     view.setUint32(4, VERSION | FLAG_REPLY, true);
     view.setUint32(8, payload.length, true);
     bytes.set(payload, HEADER_SIZE);
-    return send(this.fd, bytes) === bytes.length;
+    return send(this.fd, bytes, fds) === bytes.length;
   }
 
   /** The frontend has closed its side, whether or not all it sent was received. */

@@ -80,8 +80,11 @@ export interface Rule {
   readonly fds?: readonly [number, number];
   /** The handler returns the reply; refusal cannot be told but by ending. */
   readonly replies?: true;
-  readonly handle: (state: SessionState, message: Message) => Uint8Array | void;
+  readonly handle: (state: SessionState, message: Message) => Reply | void;
 }
+
+/** A reply's payload, or that with a descriptor, which is closed once it is sent. */
+export type Reply = Uint8Array | { readonly payload: Uint8Array; readonly fd: number };
 
 const ONE_FD: [number, number] = [1, 1];
 const CONFIG_SIZE: [number, number] = [
@@ -242,13 +245,16 @@ function resetDevice(state: SessionState): void {
   state.backend.resetDevice();
 }
 
-function setDeviceState(state: SessionState, message: Message): Uint8Array {
+/** Bits 0 to 7 of the reply tell an error, bit 8 that no descriptor comes with it. */
+function setDeviceState(state: SessionState, message: Message): Reply {
   const direction = message.payload.getUint32(0, true);
   const phase = message.payload.getUint32(4, true);
   const [fd] = message.fds;
-  if (!state.backend.transferState(direction, phase, fd)) return u64Payload(1);
+  const answer = state.backend.transferState(direction, phase, fd);
+  if (!answer.accepted) return u64Payload(VRING_NO_FD | 1);
   message.takeFd(0);
-  return u64Payload(VRING_NO_FD);
+  if (answer.instead === undefined) return u64Payload(VRING_NO_FD);
+  return { payload: u64Payload(0), fd: answer.instead };
 }
 
 /** A vring state description: index and a number. */
@@ -418,6 +424,6 @@ export const RULES: ReadonlyMap<number, Rule> = new Map<number, Rule>([
     gate: DEVICE_STATE,
     size: 0,
     replies: true,
-    handle: (s) => u64Payload(s.backend.checkTransfer() ? 0 : 1),
+    handle: (s) => u64Payload(s.backend.checkTransfer()),
   }],
 ]);

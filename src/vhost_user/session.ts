@@ -5,6 +5,7 @@
  * connection where not.
  */
 import { SyscallError } from "../../ffi/errno.ts";
+import { close } from "../../ffi/event.ts";
 import { writeBytes } from "../../ffi/unix_socket.ts";
 import { MemoryError } from "../virtio/guest_memory.ts";
 import { type Backend, NO_FD, type SessionLog } from "./backend.ts";
@@ -18,7 +19,7 @@ import {
   u64Payload,
   VERSION,
 } from "./message.ts";
-import { type Rule, RULES, SessionState } from "./requests.ts";
+import { type Reply, type Rule, RULES, SessionState } from "./requests.ts";
 
 /** Messages handled in one turn, so that a flood of them does not hold up packets. */
 const MAX_PER_TURN = 64;
@@ -88,7 +89,7 @@ export class Session {
     const { request } = message;
     const name = requestName(request);
     const rule = RULES.get(request);
-    let reply: Uint8Array | void = undefined;
+    let reply: Reply | void = undefined;
     let failure: string | undefined;
     try {
       if (rule === undefined) throw new ProtocolError("is not supported");
@@ -110,9 +111,16 @@ export class Session {
       this.#log.debug(`vhost-user: ${name}`);
       if (reply === undefined && acknowledge) reply = u64Payload(0);
     }
-    if (reply !== undefined && !this.#channel.reply(request, reply)) {
+    if (reply !== undefined && !this.#reply(request, reply)) {
       this.#end(`${name}: the frontend does not take the reply`);
     }
+  }
+
+  #reply(request: number, reply: Reply): boolean {
+    if (reply instanceof Uint8Array) return this.#channel.reply(request, reply);
+    const sent = this.#channel.reply(request, reply.payload, [reply.fd]);
+    close(reply.fd);
+    return sent;
   }
 
   /** What the table demands of a message before its handler sees it. */

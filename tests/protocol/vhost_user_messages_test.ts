@@ -1,5 +1,6 @@
 /** Every message as it should be; what the session makes of it and replies. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { close, eventfdCreate } from "../../ffi/event.ts";
 import { memfdCreate } from "../../ffi/memory.ts";
 import {
   asU64,
@@ -436,10 +437,22 @@ joined("the device's state is moved as the backend says", (pair) => {
   const fd = pair.fds.event();
   assertEquals(asU64(ask(42, state(0, 0), { fds: [fd] })!.payload), 0x100);
   assertEquals(asU64(ask(43)!.payload), 0);
+  backend.transferInstead = eventfdCreate();
+  const reply = ask(42, state(1, 0), { fds: [fd] })!;
+  assertEquals(asU64(reply.payload), 0, "a descriptor comes along");
+  assertEquals(reply.fds.length, 1);
+  close(reply.fds[0]);
+  backend.transferInstead = undefined;
   backend.acceptsTransfer = false;
-  assertEquals(asU64(ask(42, state(1, 0), { fds: [fd] })!.payload), 1);
-  assertEquals(asU64(ask(43)!.payload), 1);
-  assertEquals(backend.take(), ["transfer 0 0", "check", "transfer 1 0", "check"]);
+  assertEquals(asU64(ask(42, state(1, 0), { fds: [fd] })!.payload), 0x101);
+  assertEquals(asU64(ask(43)!.payload), 95);
+  assertEquals(backend.take(), [
+    "transfer 0 0",
+    "check",
+    "transfer 1 0",
+    "transfer 1 0",
+    "check",
+  ]);
 });
 
 joined("the end of a connection stops rings and unmaps memory", (pair) => {

@@ -55,6 +55,8 @@ export interface Reply {
   readonly request: number;
   readonly flags: number;
   readonly payload: Uint8Array;
+  /** Descriptors that came along, the caller's. */
+  readonly fds: readonly number[];
 }
 
 export interface SendOptions {
@@ -107,22 +109,24 @@ export class Frontend {
 
   /** The next reply, all of which has come already; null if there is none. */
   receive(): Reply | null {
-    const header = this.#read(12);
+    const fds: number[] = [];
+    const header = this.#read(12, fds);
     if (header === null) return null;
     const view = new DataView(header.buffer);
     const size = view.getUint32(8, true);
-    const body = size === 0 ? new Uint8Array(0) : this.#read(size);
+    const body = size === 0 ? new Uint8Array(0) : this.#read(size, fds);
     if (body === null) throw new Error("a reply without its payload");
     return {
       request: view.getUint32(0, true),
       flags: view.getUint32(4, true),
       payload: body,
+      fds,
     };
   }
 
-  #read(size: number): Uint8Array<ArrayBuffer> | null {
+  #read(size: number, fds: number[]): Uint8Array<ArrayBuffer> | null {
     const bytes = new Uint8Array(size);
-    const count = receive(this.#fd, bytes, []);
+    const count = receive(this.#fd, bytes, fds);
     if (count === 0 || (count < 0 && errno() === Errno.ECONNRESET)) {
       this.#ended = true;
       return null;

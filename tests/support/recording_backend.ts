@@ -1,6 +1,11 @@
 /** A backend without a device, which writes down what a session makes of messages. */
 import { close } from "../../ffi/event.ts";
-import type { Backend, FeatureBits, Vring } from "../../src/vhost_user/backend.ts";
+import type {
+  Backend,
+  FeatureBits,
+  TransferAnswer,
+  Vring,
+} from "../../src/vhost_user/backend.ts";
 import { ProtocolFeature } from "../../src/vhost_user/message.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 
@@ -20,6 +25,8 @@ export class RecordingBackend implements Backend {
   progress = 0;
   config: Uint8Array = Uint8Array.from({ length: 28 }, (_, i) => i);
   acceptsTransfer = true;
+  /** Descriptor that goes back to the frontend. */
+  transferInstead: number | undefined;
 
   take(): string[] {
     return this.events.splice(0);
@@ -62,14 +69,14 @@ export class RecordingBackend implements Backend {
   resetDevice(): void {
     this.events.push("reset");
   }
-  transferState(direction: number, phase: number, fd: number): boolean {
+  transferState(direction: number, phase: number, fd: number): TransferAnswer {
     this.events.push(`transfer ${direction} ${phase}`);
     if (this.acceptsTransfer) close(fd);
-    return this.acceptsTransfer;
+    return { accepted: this.acceptsTransfer, instead: this.transferInstead };
   }
-  checkTransfer(): boolean {
+  checkTransfer(): number {
     this.events.push("check");
-    return this.acceptsTransfer;
+    return this.acceptsTransfer ? 0 : 95;
   }
   closed(): void {
     this.events.push("closed");

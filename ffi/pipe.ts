@@ -1,0 +1,57 @@
+/** Pipes, and reading and writing of any descriptor straight from a caller's array. */
+import { checked } from "./errno.ts";
+import { libc } from "./libc.ts";
+
+const sys = libc({
+  /** int pipe2(int pipefd[2], int flags) */
+  pipe2: { parameters: ["buffer", "i32"], result: "i32" },
+  /** ssize_t read(int fd, void *buf, size_t count) */
+  read: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  /** ssize_t write(int fd, const void *buf, size_t count) */
+  write: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  /** int fcntl(int fd, int op, int arg) */
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  /** int poll(struct pollfd *fds, nfds_t nfds, int timeout) */
+  poll: { parameters: ["buffer", "u32", "i32"], result: "i32" },
+});
+
+const O_CLOEXEC = 0o2000000;
+const F_SETPIPE_SZ = 1031;
+/** What one call moves at most: results are 32 bits. */
+const MAX_PIECE = 1 << 30;
+
+export const POLLIN = 0x1;
+export const POLLOUT = 0x4;
+
+/** A pipe's reading and writing end. @throws {SyscallError} if no descriptor is left. */
+export function createPipe(): [number, number] {
+  const fds = new Int32Array(2);
+  checked(sys.pipe2(new Uint8Array(fds.buffer), O_CLOEXEC), "pipe2");
+  return [fds[0], fds[1]];
+}
+
+/** Asks for a pipe buffer of `size` bytes; what is no pipe stays as it is. */
+export function growPipe(fd: number, size: number): void {
+  sys.fcntl(fd, F_SETPIPE_SZ, size);
+}
+
+/** read(2) into `into`: bytes, 0 at the end, -1 with errno(). */
+export function readSome(fd: number, into: Uint8Array<ArrayBuffer>): number {
+  return sys.read(fd, into, Math.min(into.length, MAX_PIECE));
+}
+
+/** write(2) of `bytes`: bytes taken, perhaps fewer, or -1 with errno(). */
+export function writeSome(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
+  return sys.write(fd, bytes, Math.min(bytes.length, MAX_PIECE));
+}
+
+/**
+ * Waits until `fd` is ready for `events` ({@link POLLIN}, {@link POLLOUT}), broken, or
+ * `timeoutMs` are over; false then.
+ */
+export function awaitReady(fd: number, events: number, timeoutMs: number): boolean {
+  const entry = new DataView(new ArrayBuffer(8));
+  entry.setInt32(0, fd, true);
+  entry.setInt16(4, events, true);
+  return sys.poll(new Uint8Array(entry.buffer), 1, Math.max(0, timeoutMs)) === 1;
+}

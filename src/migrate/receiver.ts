@@ -1,0 +1,70 @@
+/** The target's end of a transfer: reads a stream to its end, in bounded memory. */
+import { Errno, errno } from "../../ffi/errno.ts";
+import { readSome } from "../../ffi/pipe.ts";
+import { AGAIN, DONE } from "./sender.ts";
+
+const PIECE = 1 << 20;
+/** Bytes in one turn of the loop, before others have theirs. */
+const TURN_BYTES = 64 << 20;
+/** More than the queues of all connections of a host with 64 GiB may hold in sum. */
+export const MAX_STREAM = 4 * 2 ** 30;
+
+export class StateReceiver {
+  received = 0;
+  readonly #fd: number;
+  readonly #pieces: Uint8Array<ArrayBuffer>[] = [];
+  #piece: Uint8Array<ArrayBuffer> = new Uint8Array(PIECE);
+  #filled = 0;
+
+  /** @param fd non-blocking; it stays the caller's */
+  constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /**
+   * Reads what is there.
+   *
+   * @returns {@link DONE} at the end of the stream, {@link AGAIN} when there may be more
+   *   later, or an error number (EFBIG: it is longer than any guest's state)
+   */
+  pull(): number {
+    for (let turn = 0; turn < TURN_BYTES;) {
+      if (this.#filled === PIECE) {
+        if (this.received >= MAX_STREAM) return Errno.EFBIG;
+        this.#pieces.push(this.#piece);
+        this.#piece = new Uint8Array(PIECE);
+        this.#filled = 0;
+      }
+      const count = readSome(this.#fd, this.#piece.subarray(this.#filled));
+      if (count === 0) return DONE;
+      if (count < 0) {
+        const number = errno();
+        if (number === Errno.EINTR) continue;
+        return number === Errno.EAGAIN ? AGAIN : number;
+      }
+      this.#filled += count;
+      this.received += count;
+      turn += count;
+    }
+    return AGAIN;
+  }
+
+  /** The first bytes received, `length` at most: to judge a header early. */
+  start(length: number): Uint8Array<ArrayBuffer> {
+    const first = this.#pieces[0] ?? this.#piece.subarray(0, this.#filled);
+    return first.subarray(0, length);
+  }
+
+  /** Everything received, in one piece. */
+  bytes(): Uint8Array<ArrayBuffer> {
+    if (this.#pieces.length === 0) return this.#piece.subarray(0, this.#filled);
+    const all = new Uint8Array(this.received);
+    let at = 0;
+    for (const piece of this.#pieces) {
+      all.set(piece, at);
+      at += piece.length;
+    }
+    all.set(this.#piece.subarray(0, this.#filled), at);
+    return all;
+  }
+}

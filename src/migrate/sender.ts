@@ -1,0 +1,56 @@
+/** The source's end of a transfer: writes a stream into whatever the frontend gave. */
+import { Errno, errno } from "../../ffi/errno.ts";
+import { growPipe, writeSome } from "../../ffi/pipe.ts";
+
+/** Asked of the kernel for a pipe, so that few turns are needed. */
+const PIPE_SIZE = 1 << 20;
+/** Bytes in one turn of the loop, before others have theirs. */
+const TURN_BYTES = 64 << 20;
+
+/** Results of {@link StateSender.push} and StateReceiver.pull: else an error number. */
+export const DONE = 0;
+export const AGAIN = -1;
+
+export class StateSender {
+  readonly total: number;
+  sent = 0;
+  readonly #fd: number;
+  readonly #chunks: readonly Uint8Array<ArrayBuffer>[];
+  #chunk = 0;
+  #offset = 0;
+
+  /** @param fd non-blocking; it stays the caller's */
+  constructor(fd: number, chunks: readonly Uint8Array<ArrayBuffer>[]) {
+    this.#fd = fd;
+    this.#chunks = chunks;
+    this.total = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+    growPipe(fd, PIPE_SIZE);
+  }
+
+  /**
+   * Writes what is taken now.
+   *
+   * @returns {@link DONE}, {@link AGAIN} when it can be written to again, or an error number
+   */
+  push(): number {
+    for (let turn = 0; turn < TURN_BYTES;) {
+      const chunk = this.#chunks[this.#chunk];
+      if (chunk === undefined) return DONE;
+      if (this.#offset === chunk.length) {
+        this.#chunk++;
+        this.#offset = 0;
+        continue;
+      }
+      const count = writeSome(this.#fd, chunk.subarray(this.#offset));
+      if (count < 0) {
+        const number = errno();
+        if (number === Errno.EINTR) continue;
+        return number === Errno.EAGAIN ? AGAIN : number;
+      }
+      this.#offset += count;
+      this.sent += count;
+      turn += count;
+    }
+    return AGAIN;
+  }
+}
