@@ -81,11 +81,13 @@ class Service {
   /** Handles one round of events; true if a signal came in. */
   turn(): boolean {
     const { path } = this.#device;
+    const longest = Math.min(LONGEST_WAIT_MS, this.#forwarder.timeout());
     const timeout = path.timeout();
-    const wait = timeout < 0 || timeout > LONGEST_WAIT_MS ? LONGEST_WAIT_MS : timeout;
+    const wait = timeout < 0 || timeout > longest ? longest : timeout;
     const count = this.#epoll.wait(wait);
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);
+    this.#forwarder.turn();
     path.turn();
     return this.#epoll.interrupted;
   }

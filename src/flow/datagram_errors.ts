@@ -2,7 +2,6 @@
  * ICMP errors that reached the host's sockets, told to the guest as if they had reached
  * it: the packet they quote is rebuilt with the addresses and ports of the guest's side.
  */
-import { Errno } from "../../ffi/errno.ts";
 import {
   ErrorOrigin,
   IP_MTU,
@@ -22,6 +21,7 @@ import { writeIPv6 } from "../wire/ipv6.ts";
 import { UDP_HEADER_SIZE, writeUdp } from "../wire/udp.ts";
 import type { FlowContext } from "./context.ts";
 import { HEAD4, HEAD6, isFlow4 } from "./frame_head.ts";
+import { unreachableCode } from "./outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "./table.ts";
 
 /** Errors taken from one queue at once. */
@@ -29,24 +29,6 @@ const ERRORS_PER_TURN = 64;
 /** Of the packet in question, as much as any ICMP error quotes. */
 const QUOTED = 1280;
 const REPLY = 2048;
-
-/** Code of Destination Unreachable for a local error (RFC 792, RFC 4443 3.1), or -1. */
-export function unreachableCode(number: number, four: boolean): number {
-  switch (number) {
-    case Errno.ENETUNREACH:
-    case Errno.ENETDOWN:
-    case Errno.EADDRNOTAVAIL:
-      return 0;
-    case Errno.EHOSTUNREACH:
-    case Errno.EHOSTDOWN:
-      return four ? 1 : 3;
-    case Errno.EACCES:
-    case Errno.EPERM:
-      return four ? 13 : 1;
-    default:
-      return -1;
-  }
-}
 
 export class DatagramErrors {
   readonly #context: FlowContext;

@@ -408,9 +408,13 @@ export class DataPath implements FlowContext {
 
   /** One line of counters for the log. */
   summary(): string {
-    const { tcp, drops, source, sink } = this;
-    const counts = {
+    const { tcp, udp, drops, source, sink } = this;
+    const counts: Record<string, number> = {
       ...tcp.counters,
+      "UDP opened": udp.counters.opened,
+      "UDP accepted": udp.counters.accepted,
+      "UDP sent": udp.counters.sent,
+      "UDP received": udp.counters.received,
       ...drops,
       badTx: source.badChains,
       badRx: sink.badChains,

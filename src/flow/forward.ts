@@ -27,7 +27,7 @@ import {
 } from "../../ffi/socket.ts";
 import type { ForwardRule } from "../config.ts";
 import { StartError } from "../errors.ts";
-import { log } from "../log.ts";
+import { log, LogSite } from "../log.ts";
 import { formatAddress, isIPv4, isLinkLocal, parseAddress } from "../wire/address.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
 
@@ -35,8 +35,12 @@ import { eventData, EventKind, type FlowContext } from "./context.ts";
 const BACKLOG = 4096;
 /** Bytes of datagrams that may wait; the kernel bounds it by net.core.rmem_max. */
 const RECEIVE_BUFFER = 4 << 20;
+/** How long a port rests after a connection found no descriptor. */
+const REST_MS = 100;
 /** Port ranges that the line about ports passed over names. */
 const RANGES_NAMED = 16;
+
+const exhausted = new LogSite(1);
 
 const ANY4 = parseAddress("0.0.0.0") as Uint8Array;
 const ANY6 = parseAddress("::") as Uint8Array;
@@ -44,8 +48,11 @@ const ANY6 = parseAddress("::") as Uint8Array;
 /** Whom connections and datagrams that come in are handed to. */
 export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
   readonly tcp: {
-    /** Connections wait at the listening socket `fd`. */
-    onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): void;
+    /**
+     * Connections wait at the listening socket `fd`; false if one cannot be accepted for
+     * want of descriptors.
+     */
+    onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): boolean;
   };
   readonly udp: {
     /** Datagrams wait at the socket `fd`, the forwarder's socket number `index`. */
@@ -81,6 +88,9 @@ export class Forwarder {
   readonly #context: ForwardContext;
   #listening: Listening[] = [];
   #receiving = false;
+  /** Sockets not watched until {@link #restEnds}, for want of descriptors. */
+  readonly #resting: number[] = [];
+  #restEnds = Infinity;
 
   constructor(context: ForwardContext) {
     this.#context = context;
@@ -148,18 +158,21 @@ export class Forwarder {
   }
 
   #watch(): void {
-    const { epoll } = this.#context;
-    for (const [index, { fd, kind }] of this.#listening.entries()) {
-      // Datagrams that find no receive buffer wait: no event may come of them meanwhile.
-      const events = kind === EventKind.udpListener ? EPOLLIN + EPOLLET : EPOLLIN;
-      epoll.add(fd, events, eventData(kind, index));
-    }
+    for (let index = 0; index < this.#listening.length; index++) this.#watchOne(index);
+  }
+
+  #watchOne(index: number): void {
+    const { fd, kind } = this.#listening[index];
+    // Datagrams that find no receive buffer wait: no event may come of them meanwhile.
+    const events = kind === EventKind.udpListener ? EPOLLIN + EPOLLET : EPOLLIN;
+    this.#context.epoll.add(fd, events, eventData(kind, index));
   }
 
   /** The guest does not receive: what comes in waits. */
   pause(): void {
     if (!this.#receiving) return;
     this.#receiving = false;
+    this.#forgetResting();
     for (const { fd } of this.#listening) {
       try {
         this.#context.epoll.remove(fd);
@@ -180,8 +193,53 @@ export class Forwarder {
     if (listening.kind !== kind) return;
     const { tcp, udp } = this.#context;
     const { fd, guestPort, guestAddress } = listening;
-    if (kind === EventKind.tcpListener) tcp.onListener(fd, guestPort, guestAddress);
-    else udp.onListener(index, fd, guestPort, guestAddress);
+    if (kind === EventKind.udpListener) {
+      udp.onListener(index, fd, guestPort, guestAddress);
+    } else if (!tcp.onListener(fd, guestPort, guestAddress)) this.#rest(index);
+  }
+
+  /**
+   * No descriptor is left for a connection that waits. It goes on waiting in the kernel,
+   * established as its peer sees it, until a flow has ended; watched meanwhile, it would
+   * keep the loop from ever waiting.
+   */
+  #rest(index: number): void {
+    exhausted.write(
+      "warning",
+      "connections to forwarded ports wait: no descriptor is left for them; raise the " +
+        "limit of open files (ulimit -Hn, LimitNOFILE, fs.file-max)",
+    );
+    this.#context.epoll.remove(this.#listening[index].fd);
+    this.#resting.push(index);
+    if (this.#restEnds === Infinity) this.#restEnds = performance.now() + REST_MS;
+  }
+
+  /** Watches ports again that had to rest; once in each turn of the loop. */
+  turn(): void {
+    if (this.#resting.length === 0 || performance.now() < this.#restEnds) return;
+    const rested = this.#resting.splice(0);
+    this.#restEnds = Infinity;
+    for (const index of rested) {
+      try {
+        this.#watchOne(index);
+      } catch (error) {
+        if (!(error instanceof SyscallError)) throw error;
+        this.#resting.push(index); // no memory: later
+        this.#restEnds = performance.now() + REST_MS;
+      }
+    }
+  }
+
+  /** Milliseconds until {@link turn} has something to do, Infinity if it has not. */
+  timeout(): number {
+    return this.#restEnds === Infinity
+      ? Infinity
+      : Math.max(0, this.#restEnds - performance.now());
+  }
+
+  #forgetResting(): void {
+    this.#resting.length = 0;
+    this.#restEnds = Infinity;
   }
 
   /** Closes all sockets: connections that wait are reset, datagrams are lost. */
@@ -189,6 +247,7 @@ export class Forwarder {
     // A closed descriptor is watched no longer.
     for (const { fd } of this.#listening) closeFd(fd);
     this.#listening = [];
+    this.#forgetResting();
   }
 }
 

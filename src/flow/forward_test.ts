@@ -55,6 +55,8 @@ class Bench {
   readonly seen: string[] = [];
   readonly #buffer = new Arena(2048);
   readonly #at = this.#buffer.take(2048);
+  /** No connection can be accepted. */
+  exhausted = false;
   /** Called with each socket that something came in at. */
   inspect: (fd: number) => void = () => {};
 
@@ -65,8 +67,10 @@ class Bench {
       tcp: {
         onListener: (fd, guestPort) => {
           this.inspect(fd);
-          closeFd(acceptSocket(fd));
           this.seen.push(`tcp ${guestPort}`);
+          if (this.exhausted) return false;
+          closeFd(acceptSocket(fd));
+          return true;
         },
       },
       udp: {
@@ -250,5 +254,37 @@ Deno.test("closed and opened again, it goes on as it was", async () => {
   assertEquals(await connect("127.0.0.1", first), true);
   assertEquals(bench.turn(LONG_MS), 1);
   assertEquals(bench.seen, ["tcp 22"]);
+  bench.close();
+});
+
+Deno.test("a port without descriptors rests, others do not, and it is tried again", async () => {
+  const first = freePorts(2);
+  const bench = new Bench([rule({ first, last: first + 1, guestFirst: 80 })]);
+  bench.forwarder.open();
+  bench.forwarder.resume();
+  assertEquals(bench.forwarder.timeout(), Infinity);
+  bench.exhausted = true;
+  assertEquals(await connect("127.0.0.1", first), true);
+  assertEquals(bench.turn(LONG_MS), 1);
+  bench.forwarder.turn();
+  assertEquals(bench.turn(0), 0, "its event does not come again at once");
+  bench.exhausted = false;
+  assertEquals(await connect("127.0.0.1", first + 1), true);
+  assertEquals(bench.turn(LONG_MS), 1);
+  assertEquals(bench.seen, ["tcp 80", "tcp 81"]);
+  while (bench.forwarder.timeout() < Infinity) {
+    bench.turn(Math.ceil(bench.forwarder.timeout()));
+    bench.forwarder.turn();
+  }
+  assertEquals(bench.turn(LONG_MS), 1);
+  assertEquals(bench.seen, ["tcp 80", "tcp 81", "tcp 80"]);
+  assertEquals(bench.turn(0), 0);
+  bench.exhausted = true;
+  assertEquals(await connect("127.0.0.1", first), true);
+  assertEquals(bench.turn(LONG_MS), 1);
+  bench.forwarder.pause();
+  assertEquals(bench.forwarder.timeout(), Infinity, "all of them are to rest");
+  bench.forwarder.resume();
+  assertEquals(bench.turn(LONG_MS), 1);
   bench.close();
 });

@@ -1,7 +1,9 @@
-/** What sockets of UDP and ping towards the outside have in common. */
+/** What sockets towards the outside have in common. */
+import { Errno } from "../../ffi/errno.ts";
 import {
   bindSocket,
   bindToDevice,
+  IP_BIND_ADDRESS_NO_PORT,
   IP_MTU_DISCOVER,
   IPV6_MTU_DISCOVER,
   setOption,
@@ -28,6 +30,24 @@ export function mayFragment({ packet, source }: FlowContext): boolean {
   return packet.version === 4 && !ipv4DontFragment(source.head, packet.ipAt);
 }
 
+/** Code of Destination Unreachable for a local error (RFC 792, RFC 4443 3.1), or -1. */
+export function unreachableCode(number: number, four: boolean): number {
+  switch (number) {
+    case Errno.ENETUNREACH:
+    case Errno.ENETDOWN:
+    case Errno.EADDRNOTAVAIL:
+      return 0;
+    case Errno.EHOSTUNREACH:
+    case Errno.EHOSTDOWN:
+      return four ? 1 : 3;
+    case Errno.EACCES:
+    case Errno.EPERM:
+      return four ? 13 : 1;
+    default:
+      return -1;
+  }
+}
+
 /** IP_MTU_DISCOVER, or what IPv6 has; 0, or -1 with errno(). */
 export function setDiscovery(fd: number, four: boolean, mode: number): number {
   return four
@@ -52,5 +72,8 @@ export function bindOutbound(
   if (outboundInterface !== undefined && bindToDevice(fd, outboundInterface) === -1) {
     return false;
   }
-  return outbound === undefined || bindSocket(fd, outbound, 0, 0) === 0;
+  if (outbound === undefined) return true;
+  // connect() finds a port then, which only has to be free towards its peer.
+  setOption(fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+  return bindSocket(fd, outbound, 0, 0) === 0;
 }

@@ -21,8 +21,8 @@ import {
 import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
-import { DatagramErrors, unreachableCode } from "./datagram_errors.ts";
-import { bindOutbound } from "./outbound.ts";
+import { DatagramErrors } from "./datagram_errors.ts";
+import { bindOutbound, unreachableCode } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
 import { ReceiveBatch } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";

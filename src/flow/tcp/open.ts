@@ -4,8 +4,6 @@ import {
   acceptSocket,
   AF_INET,
   AF_INET6,
-  bindSocket,
-  bindToDevice,
   closeFd,
   connectSocket,
   IPPROTO_TCP,
@@ -33,6 +31,7 @@ import {
 } from "../../wire/tcp.ts";
 import { eventData, EventKind } from "../context.ts";
 import { isFlow4 } from "../frame_head.ts";
+import { bindOutbound } from "../outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "../table.ts";
 import { TCP_EVENTS } from "./acknowledge.ts";
 import { IDLE_MS, OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
@@ -144,11 +143,7 @@ function startConnect(t: TcpShared, flow: number, port: number): number {
   t.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1); // the guest has its own Nagle
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-  const out = four ? config.ip4 : config.ip6;
-  if (out?.outboundInterface !== undefined) bindToDevice(fd, out.outboundInterface);
-  if (out?.outbound !== undefined && bindSocket(fd, out.outbound, 0, 0) === -1) {
-    return errno();
-  }
+  if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   const scope = isLinkLocal(outward) ? t.context.map.scope : 0;
   t.words[flow * FLOW_WORDS + TcpWord.scope] = scope;
   if (connectSocket(fd, outward, 0, port, scope) === -1) {
@@ -204,23 +199,29 @@ export function connected(t: TcpShared, flow: number): void {
 }
 
 /**
+ * Outcomes of {@link acceptOne}: nothing waited; one was taken; one waits that the host
+ * has no descriptor or memory for.
+ */
+export const Accepted = { none: 0, one: 1, exhausted: 2 } as const;
+
+/**
  * Takes one connection from a listening socket and offers it to the guest.
  *
  * @param fd of the listening socket
  * @param guestPort port of the guest that it is forwarded to
  * @param guestAddress 16 bytes, where the rule names one
- * @returns false if no connection was waiting
+ * @returns whether there may be more, see {@link Accepted}
  */
 export function acceptOne(
   t: TcpShared,
   fd: number,
   guestPort: number,
   guestAddress?: Uint8Array,
-): boolean {
+): number {
   const { context } = t;
   const { table, map, config } = context;
   const accepted = acceptSocket(fd);
-  if (accepted === -1) return false;
+  if (accepted === -1) return isExhausted(errno()) ? Accepted.exhausted : Accepted.none;
   const peerPort = lastAddress.port;
   const four = isIPv4(lastAddress.bytes);
   const served = four ? config.ip4 : config.ip6;
@@ -230,7 +231,7 @@ export function acceptOne(
     else context.drops.flows++;
     resetOnClose(accepted);
     closeFd(accepted);
-    return true;
+    return Accepted.one;
   }
   const entry = flow * FLOW_SIZE;
   const word = flow * FLOW_WORDS;
@@ -249,11 +250,24 @@ export function acceptOne(
     resetOnClose(accepted);
     closeFd(accepted);
     table.release(flow);
-    return true;
+    return Accepted.one;
   }
   initialize(t, flow);
   offer(t, flow, accepted);
-  return true;
+  return Accepted.one;
+}
+
+/** Whether accept() failed for want of descriptors or memory: the connection waits on. */
+function isExhausted(number: number): boolean {
+  switch (number) {
+    case Errno.EMFILE:
+    case Errno.ENFILE:
+    case Errno.ENOBUFS:
+    case Errno.ENOMEM:
+      return true;
+    default:
+      return false;
+  }
 }
 
 /** The guest's address of the family and, if known, the scope of the peer in `inward`. */

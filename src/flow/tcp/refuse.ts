@@ -1,5 +1,4 @@
 /** Answers to segments for which there is no connection, or cannot be one. */
-import { Errno } from "../../../ffi/errno.ts";
 import { pseudoSum4, pseudoSum6 } from "../../wire/checksum.ts";
 import { EtherType, writeEthernet } from "../../wire/ethernet.ts";
 import { DEFAULT_TTL, Protocol } from "../../wire/ip.ts";
@@ -7,6 +6,7 @@ import { IPV4_HEADER_SIZE, writeIPv4 } from "../../wire/ipv4.ts";
 import { writeIPv6 } from "../../wire/ipv6.ts";
 import { TCP_CHECKSUM_AT, TCP_HEADER_SIZE, TcpFlag, writeTcp } from "../../wire/tcp.ts";
 import { HEAD4, HEAD6, isFlow4 } from "../frame_head.ts";
+import { unreachableCode } from "../outbound.ts";
 import {
   FLOW_SIZE,
   FLOW_WORDS,
@@ -106,22 +106,4 @@ export function sendUnreachable(t: TcpShared, flow: number, number: number): boo
     0,
   );
   return t.context.sendUnreachable(quoted, start + size, code);
-}
-
-/** Code of Destination Unreachable (RFC 792, RFC 4443 section 3.1), or -1. */
-function unreachableCode(number: number, four: boolean): number {
-  switch (number) {
-    case Errno.ENETUNREACH:
-    case Errno.ENETDOWN:
-    case Errno.EADDRNOTAVAIL:
-      return 0;
-    case Errno.EHOSTUNREACH:
-    case Errno.EHOSTDOWN:
-      return four ? 1 : 3;
-    case Errno.EACCES:
-    case Errno.EPERM:
-      return four ? 13 : 1;
-    default:
-      return -1;
-  }
 }

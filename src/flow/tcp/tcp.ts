@@ -1,7 +1,7 @@
 /** TCP flows as the data path drives them; the rules are in the modules of this folder. */
 import { FlowKind, Side } from "../table.ts";
 import type { FlowContext, FlowHandler } from "../context.ts";
-import { acceptOne, release, resetPeer, takeStray } from "./open.ts";
+import { Accepted, acceptOne, release, resetPeer, takeStray } from "./open.ts";
 import { untilPoll } from "./acknowledge.ts";
 import { finish, Gathered, takeSegment } from "./from_guest.ts";
 import { pollAcknowledgements, serviceReady, takeEvents, takeTimer } from "./service.ts";
@@ -63,11 +63,15 @@ export class TcpFlows implements FlowHandler {
   /**
    * Connections wait on a listening socket that forwards to `guestPort`, of the address
    * that the guest uses or of the given one.
+   *
+   * @returns false if one waits that the host has no descriptor or memory for
    */
-  onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): void {
+  onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): boolean {
     for (let i = 0; i < ACCEPTS_PER_TURN; i++) {
-      if (!acceptOne(this.#t, fd, guestPort, guestAddress)) return;
+      const result = acceptOne(this.#t, fd, guestPort, guestAddress);
+      if (result !== Accepted.one) return result === Accepted.none;
     }
+    return true;
   }
 
   /** Looks at acknowledgements of peers that are due. */
