@@ -59,6 +59,7 @@ export const Errno = {
   EHOSTUNREACH: 113,
   EALREADY: 114,
   EINPROGRESS: 115,
+  ECANCELED: 125,
 } as const;
 
 const names = new Map<number, string>(

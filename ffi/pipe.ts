@@ -16,6 +16,10 @@ const sys = libc({
 });
 
 const O_CLOEXEC = 0o2000000;
+const F_GETFL = 3;
+const O_ACCMODE = 3;
+const O_RDONLY = 0;
+const O_WRONLY = 1;
 const F_SETPIPE_SZ = 1031;
 /** What one call moves at most: results are 32 bits. */
 const MAX_PIECE = 1 << 30;
@@ -28,6 +32,16 @@ export function createPipe(): [number, number] {
   const fds = new Int32Array(2);
   checked(sys.pipe2(new Uint8Array(fds.buffer), O_CLOEXEC), "pipe2");
   return [fds[0], fds[1]];
+}
+
+/** Whether a descriptor was opened for reading. */
+export function isReadable(fd: number): boolean {
+  return (sys.fcntl(fd, F_GETFL, 0) & O_ACCMODE) !== O_WRONLY;
+}
+
+/** Whether a descriptor was opened for writing. */
+export function isWritable(fd: number): boolean {
+  return (sys.fcntl(fd, F_GETFL, 0) & O_ACCMODE) !== O_RDONLY;
 }
 
 /** Asks for a pipe buffer of `size` bytes; what is no pipe stays as it is. */
