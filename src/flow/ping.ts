@@ -45,6 +45,7 @@ import { IcmpV6Type } from "../wire/icmpv6.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
 import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
 import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
+import { PingWord } from "../wire/state/flow_entry.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
@@ -55,14 +56,6 @@ import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./t
 
 // ICMP and ICMPv6 echo have the same layout; the names of one stand for both.
 const HEADER = ICMPV4_HEADER_SIZE;
-
-/** Words of a ping flow (from FlowWord.own on). */
-export const PingWord = {
-  /** TTL or hop limit set on the socket; starts as 64, the default. */
-  ttl: FlowWord.own,
-  /** IP_MTU_DISCOVER as set on the socket. */
-  discover: FlowWord.own + 1,
-} as const;
 
 /** RFC 5508, REQ-2: not below a minute. */
 const IDLE_MS = 60_000;

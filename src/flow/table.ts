@@ -7,35 +7,20 @@
  * guest takes for its peer; on the HOST side "endpoint" is the real peer and "our" is the
  * local address of the socket.
  */
+import { FLOW_WORDS, FlowKind, FlowWord } from "../wire/state/flow_entry.ts";
 import { SipHash } from "./siphash.ts";
 
-export const FLOW_SIZE = 128;
+export {
+  FLOW_SIZE,
+  FLOW_WORDS,
+  FlowKind,
+  FlowWord,
+  Side,
+} from "../wire/state/flow_entry.ts";
+
 /** Offsets in bytes of the addresses in {@link FlowTable.key}. */
 export const KEY_OUR_AT = 8;
 export const KEY_ENDPOINT_AT = 24;
-/** 32-bit words of an entry: word W of flow F is `words[F * FLOW_WORDS + W]`. */
-export const FLOW_WORDS = 32;
-
-export const FlowKind = { free: 0, tcp: 1, udp: 2, ping4: 3, ping6: 4 } as const;
-export const Side = { guest: 0, host: 1 } as const;
-
-/** Words of an entry that all kinds share. */
-export const FlowWord = {
-  /** Kind in bits 0 to 7, the kind's state in 8 to 15, its flags in 16 to 31. */
-  kind: 0,
-  /** Ports of the guest side: our in the upper half, the endpoint's in the lower. */
-  guestPorts: 1,
-  /** Addresses as four words each in memory order: 16 bytes, IPv4 mapped. */
-  guestOur: 2,
-  guestEndpoint: 6,
-  hostPorts: 10,
-  hostOur: 11,
-  hostEndpoint: 15,
-  /** Socket, or -1. */
-  fd: 19,
-  /** Words from here on belong to the kind. */
-  own: 20,
-} as const;
 
 /** First word of a side's ports and addresses, nine in all. */
 const SIDE_WORD = [FlowWord.guestPorts, FlowWord.hostPorts];
