@@ -48,6 +48,7 @@ import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { PingWord } from "../wire/state/flow_entry.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
+import { reopen } from "./datagram_move.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
 import { bindOutbound, mayFragment, setDiscovery, unreachableCode } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
@@ -185,6 +186,28 @@ export class Ping implements FlowHandler {
     if (code >= 0) {
       this.#context.sendUnreachable(source.head, source.headLength, code);
     }
+  }
+
+  /** Milliseconds since a flow's last request. */
+  idle(flow: number): number {
+    return this.#context.now - this.#activeAt[flow];
+  }
+
+  /** As UdpFlows.adopt(). */
+  adopt(flow: number, idle: number): number {
+    const { table, timers, now } = this.#context;
+    const at = flow * FLOW_WORDS;
+    this.#words[at + FlowWord.fd] = -1;
+    this.#words[at + PingWord.discover] = PMTUDISC_DO;
+    const number = reopen(this.#context, flow);
+    if (number !== 0) {
+      table.release(flow);
+      return number;
+    }
+    table.insert(flow, Side.guest);
+    this.#activeAt[flow] = now - idle;
+    timers.set(flow, Math.max(now, now - idle + IDLE_MS));
+    return 0;
   }
 
   /** Sets whether the host may fragment, which the guest decides packet by packet. */

@@ -9,10 +9,11 @@ import { EPOLLERR, EPOLLIN } from "../../ffi/event.ts";
 import { lastAddress, localAddress } from "../../ffi/socket.ts";
 import { UDP_DESTINATION_PORT_AT, udpLength } from "../wire/udp.ts";
 import type { FlowContext, FlowHandler } from "./context.ts";
+import { reopen } from "./datagram_move.ts";
 import { PendingRing } from "./pending.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
 import { Received, receiveFlow, receiveListener } from "./udp_receive.ts";
-import { ETHERNET_PAYLOAD } from "./udp_layout.ts";
+import { ETHERNET_PAYLOAD, UdpWord } from "./udp_layout.ts";
 import { UdpSend } from "./udp_send.ts";
 import {
   MAX_LISTENERS,
@@ -92,15 +93,72 @@ export class UdpFlows implements FlowHandler {
     guestPort: number,
     guestAddress?: Uint8Array,
   ): void {
+    if (this.#note(index, fd, guestPort, guestAddress)) this.#listen(index);
+  }
+
+  #note(
+    index: number,
+    fd: number,
+    guestPort: number,
+    guestAddress?: Uint8Array,
+  ): boolean {
     const { listeners } = this.#u;
-    if (index >= MAX_LISTENERS) return;
-    if (listeners[index]?.fd !== fd) {
-      if (!localAddress(fd)) return;
-      const { port } = lastAddress;
-      const expected = { four: true, hint: 1, size: ETHERNET_PAYLOAD };
-      listeners[index] = { fd, guestPort, guestAddress, port, ...expected };
+    if (index >= MAX_LISTENERS) return false;
+    if (listeners[index]?.fd === fd) return true;
+    if (!localAddress(fd)) return false;
+    const { port } = lastAddress;
+    const expected = { four: true, hint: 1, size: ETHERNET_PAYLOAD };
+    listeners[index] = { fd, guestPort, guestAddress, port, ...expected };
+    return true;
+  }
+
+  /** Milliseconds since a flow carried something. */
+  idle(flow: number): number {
+    return this.#u.context.now - this.#u.activeAt[flow];
+  }
+
+  /**
+   * Takes a flow that was moved here, whose entry is filled in and in no hash yet.
+   *
+   * @param idle milliseconds since it carried something
+   * @param listener the forwarded port it came through; undefined gives it its own socket
+   * @returns 0, or the error number for which it was released
+   */
+  adopt(
+    flow: number,
+    idle: number,
+    listener?: {
+      readonly index: number;
+      readonly fd: number;
+      readonly guestPort: number;
+      readonly guestAddress?: Uint8Array;
+    },
+  ): number {
+    const u = this.#u;
+    const { table, timers, now } = u.context;
+    const at = flow * FLOW_WORDS;
+    u.words[at + FlowWord.fd] = -1;
+    u.words[at + UdpWord.listener] = 0;
+    u.words[at + UdpWord.hint] = 1;
+    u.words[at + UdpWord.size] = ETHERNET_PAYLOAD;
+    if (listener !== undefined) {
+      const { index, fd, guestPort, guestAddress } = listener;
+      if (this.#note(index, fd, guestPort, guestAddress)) {
+        u.words[at + UdpWord.listener] = index + 1;
+        table.insert(flow, Side.host);
+      }
     }
-    this.#listen(index);
+    if (u.words[at + UdpWord.listener] === 0) {
+      const number = reopen(u.context, flow);
+      if (number !== 0) {
+        table.release(flow);
+        return number;
+      }
+    }
+    table.insert(flow, Side.guest);
+    u.activeAt[flow] = now - idle;
+    timers.set(flow, Math.max(now, u.activeAt[flow] + u.idleLimit(flow)));
+    return 0;
   }
 
   #listen(index: number): void {
