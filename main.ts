@@ -23,6 +23,13 @@ const EXIT_USAGE = 2;
 /** The document that libvirt asks for (QEMU, docs/interop/vhost-user.json). */
 const CAPABILITIES = { type: "net", features: [] };
 
+/** `vuelo NAME …` does something else than serve; each is loaded only when it is called. */
+const SUBCOMMANDS: Readonly<
+  Record<string, (args: string[]) => number | Promise<number>>
+> = {
+  repair: async (args) => (await import("./src/repair/helper.ts")).repairCommand(args),
+};
+
 /** Text for an option that only shows something. */
 function information(options: ParsedOptions): string | undefined {
   if (options.has("help")) return helpText();
@@ -32,6 +39,10 @@ function information(options: ParsedOptions): string | undefined {
 }
 
 async function main(): Promise<number> {
+  const [name, ...rest] = Deno.args;
+  if (name !== undefined && Object.hasOwn(SUBCOMMANDS, name)) {
+    return await SUBCOMMANDS[name](rest);
+  }
   const options = parseOptions(Deno.args);
   const text = information(options);
   if (text !== undefined) {

@@ -36,6 +36,7 @@ const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
+const POLLIN = 0x1;
 const POLLHUP = 0x10;
 const POLLRDHUP = 0x2000;
 
@@ -43,23 +44,22 @@ const POLLRDHUP = 0x2000;
 export const MAX_SOCKET_PATH = 107;
 /** Bytes that one send or receive moves at most. */
 export const MAX_TRANSFER = 16384;
-/** Descriptors that {@link receive} takes with one piece of data at most. */
+/** Descriptors that {@link receive} takes with one piece of data, unless told otherwise. */
 export const MAX_RECEIVED_FDS = 8;
-const MAX_SENT_FDS = 253;
+/** Descriptors that one message carries at most (SCM_MAX_FD of net/scm.h). */
+export const MAX_MESSAGE_FDS = 253;
 
 /** Results of {@link receive} that are not a number of bytes. */
 export const RECEIVE_FAILED = -1;
 export const RECEIVE_TOO_MANY_FDS = -2;
 
 const CMSG_HEADER = 16;
-/** CMSG_SPACE() of the most descriptors taken: one more would be cut off. */
-const RECEIVED_CONTROL = CMSG_HEADER + 4 * MAX_RECEIVED_FDS;
 
 const scratch = new Arena(2 * MAX_TRANSFER);
 const view = scratch.view;
 const DATA_AT = scratch.take(MAX_TRANSFER);
 const data = scratch.bytes(DATA_AT, MAX_TRANSFER);
-const CONTROL_AT = scratch.take(CMSG_HEADER + 4 * (MAX_SENT_FDS + 1));
+const CONTROL_AT = scratch.take(CMSG_HEADER + 4 * (MAX_MESSAGE_FDS + 1));
 const ADDRESS_AT = scratch.take(2 + MAX_SOCKET_PATH + 1);
 const POLL_AT = scratch.take(8);
 const IOVEC_AT = scratch.take(16);
@@ -144,17 +144,36 @@ export function isHungUp(fd: number): boolean {
 }
 
 /**
+ * Waits until there is something to receive or the other side has gone; false if neither
+ * came within `timeoutMs`, or a signal did.
+ */
+export function awaitInput(fd: number, timeoutMs: number): boolean {
+  view.setInt32(POLL_AT, fd, true);
+  view.setUint32(POLL_AT + 4, POLLIN | POLLRDHUP, true);
+  return sys.poll(pollfd, 1, Math.max(0, Math.ceil(timeoutMs))) === 1;
+}
+
+/**
  * Receives into `into` and appends descriptors that came along to `fds`, which are the
  * caller's then.
  *
+ * @param maxFds descriptors to take at most, an even number up to 254
  * @returns bytes; 0 at the end; {@link RECEIVE_FAILED} with errno() (EAGAIN: nothing
- *   there); {@link RECEIVE_TOO_MANY_FDS} if more than 8 came, all of which are closed
+ *   there); {@link RECEIVE_TOO_MANY_FDS} if more than `maxFds` came or the process cannot
+ *   have so many: all that came are closed
  */
-export function receive(fd: number, into: Uint8Array, fds: number[]): number {
+export function receive(
+  fd: number,
+  into: Uint8Array,
+  fds: number[],
+  maxFds = MAX_RECEIVED_FDS,
+): number {
   const wanted = Math.min(into.length, MAX_TRANSFER);
   view.setUint32(IOVEC_AT + 8, wanted, true);
   view.setBigUint64(CONTROL_POINTER_AT, BigInt(scratch.base + CONTROL_AT), true);
-  view.setUint32(CONTROL_LENGTH_AT, RECEIVED_CONTROL, true);
+  // All of CMSG_SPACE(): the kernel leaves here how much of it the last message took. The
+  // space is of whole words, so that one more than an odd number would fit in.
+  view.setUint32(CONTROL_LENGTH_AT, CMSG_HEADER + 4 * maxFds, true);
   let count: number;
   do {
     count = sys.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -194,7 +213,7 @@ function takeDescriptors(fds: number[]): void {
  * @returns bytes sent, perhaps fewer; -1 with errno()
  */
 export function send(fd: number, bytes: Uint8Array, fds: readonly number[] = []): number {
-  if (fds.length > MAX_SENT_FDS) throw new RangeError("too many descriptors to send");
+  if (fds.length > MAX_MESSAGE_FDS) throw new RangeError("too many descriptors to send");
   const length = Math.min(bytes.length, MAX_TRANSFER);
   data.set(bytes.subarray(0, length));
   view.setUint32(IOVEC_AT + 8, length, true);

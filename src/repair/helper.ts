@@ -1,0 +1,142 @@
+/**
+ * `vuelo repair PATH`: the privileged helper. It does nothing but turn repair mode of the
+ * TCP sockets that it is handed on or off.
+ */
+import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
+import { Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
+import { raiseDescriptorLimit } from "../../ffi/process.ts";
+import { connectUnix } from "../../ffi/unix_socket.ts";
+import { StartError, UsageError } from "../errors.ts";
+import { log } from "../log.ts";
+import { Connection, RequestError } from "./connection.ts";
+import { FolderHelper } from "./folder.ts";
+import { MISSING, narrowToNetAdmin } from "./narrow.ts";
+import { probeRepair } from "./switch.ts";
+
+/** How long a service that others wait for, too, is asked again. */
+const BUSY_MS = 10_000;
+const BUSY_PAUSE_MS = 20;
+
+const HELP = `Usage: vuelo repair PATH
+
+The privileged helper of live migration: turns TCP_REPAIR on and off for the sockets that
+a vuelo (or passt) without rights hands it. Start it on both hosts before migrating.
+
+PATH is the service's socket, by default the vhost-user socket's path with .repair:
+  connects to it, serves, and ends when the service ends the connection (exit status 0).
+PATH is a folder:
+  serves every socket in it whose name ends in .repair, those there now and those that
+  come; stays when a connection ends or fails, and connects again while there is a socket.
+
+Needs CAP_NET_ADMIN in the user namespace that the network namespace of the connections
+belongs to. Gives up everything else at once, and if started as root becomes the user who
+owns PATH.
+
+Exit status: 0 the service ended the connection, 1 failure, 2 wrong usage.
+
+Examples:
+  sudo vuelo repair /tmp/vm.sock.repair
+  sudo vuelo repair /run/vuelo
+`;
+
+/**
+ * The subcommand.
+ *
+ * @returns the exit status
+ * @throws {UsageError} for wrong arguments
+ * @throws {StartError} if it cannot serve, or no longer
+ */
+export function repairCommand(args: readonly string[]): number {
+  const path = readArguments(args);
+  if (path === undefined) {
+    Deno.stdout.writeSync(new TextEncoder().encode(HELP));
+    return 0;
+  }
+  const status = statusOf(path);
+  if (!status.isSocket && !status.isDirectory) {
+    throw new UsageError(`repair '${path}'`, "expected a socket or a folder");
+  }
+  narrowToNetAdmin({ uid: status.uid ?? 0, gid: status.gid ?? 0 });
+  checkRights();
+  raiseDescriptorLimit();
+  return status.isDirectory ? new FolderHelper(path).run() : serveSocket(path);
+}
+
+/** PATH, or undefined if help was asked for. */
+function readArguments(args: readonly string[]): string | undefined {
+  const options = args.slice(0, args.includes("--") ? args.indexOf("--") : args.length);
+  if (options.includes("--help") || options.includes("-h")) return undefined;
+  const unknown = options.find((arg) => arg.startsWith("-"));
+  if (unknown !== undefined) {
+    throw new UsageError(`repair ${unknown}`, "unknown option; see vuelo repair --help");
+  }
+  const paths = args.filter((arg, i) => arg !== "--" || i !== args.indexOf("--"));
+  if (paths.length !== 1 || paths[0] === "") {
+    throw new UsageError(
+      `repair with ${paths.length} arguments`,
+      "expected one, the path of a socket or folder; see vuelo repair --help",
+    );
+  }
+  return paths[0];
+}
+
+function statusOf(path: string): Deno.FileInfo {
+  try {
+    return Deno.statSync(path);
+  } catch (error) {
+    throw new StartError(`${path}: ${(error as Error).message}`);
+  }
+}
+
+/** Tries what is asked for later, on a socket of its own. */
+function checkRights(): void {
+  const error = probeRepair();
+  if (error === 0) return;
+  if (error === Errno.EPERM) throw new StartError(MISSING);
+  throw new StartError(`the kernel refuses TCP_REPAIR: ${errnoName(error)}`);
+}
+
+function serveSocket(path: string): number {
+  const connection = new Connection(connectTo(path), path);
+  log.info(`repair: connected to ${path}`);
+  const epoll = new Epoll(1);
+  epoll.add(connection.fd, EPOLLIN | EPOLLRDHUP, 0);
+  try {
+    while (epoll.wait(-1) === 0 || connection.serve());
+  } catch (error) {
+    if (!(error instanceof RequestError)) throw error;
+    throw new StartError(`repair: ${path}: ${error.message}`);
+  } finally {
+    connection.close();
+    epoll.close();
+  }
+  log.info(`repair: ${path} ended the connection (${connection.describe()})`);
+  return 0;
+}
+
+/** Connects, and waits for a service that has too many others waiting. */
+function connectTo(path: string): number {
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  const end = performance.now() + BUSY_MS;
+  for (;;) {
+    try {
+      return connectUnix(path);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      if (error.number !== Errno.EAGAIN || performance.now() > end) {
+        throw new StartError(`${path}: ${hint(error.number)}`);
+      }
+    }
+    Atomics.wait(pause, 0, 0, BUSY_PAUSE_MS);
+  }
+}
+
+/** What an error of connect() means to the operator. */
+function hint(number: number): string {
+  const name = errnoName(number);
+  if (number === Errno.ECONNREFUSED) return `nobody listens there (${name})`;
+  if (number === Errno.EACCES) {
+    return `only its owner may connect: start vuelo repair as that user or root (${name})`;
+  }
+  return `cannot connect (${name})`;
+}
