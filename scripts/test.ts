@@ -3,19 +3,24 @@
  * guests in QEMU, first on the sources and then on the compiled executable, which is
  * started from an empty directory with no Deno on PATH. Ends with one line of totals.
  *
- * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, binary.
+ * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, binary;
+ * a path below tests/e2e stands for e2e, and then only such files are run in these two.
  */
 import { BINARY, compile } from "./compile.ts";
+import { LabError } from "./lab/cache.ts";
 import { testpmd, userModeLinux } from "./lab/frontends.ts";
 import { image } from "./lab/image.ts";
 import { kernel, program, qemu } from "./lab/packages.ts";
+import { isolated, missingRights, rights } from "../tests/support/lab_userns.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
 const STAGES = ["check", "unit", "protocol", "e2e", "binary"] as const;
 type Stage = typeof STAGES[number];
 
-/** Tests that look at the program from outside, and so at the executable, too. */
-const OUTSIDE = ["tests/protocol/cli_test.ts", "tests/e2e"];
+/** The tests of the command line and those with guests run on the executable, too. */
+const COMMAND_LINE = ["tests/protocol/cli_test.ts"];
+const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
+const GUESTS = files.length > 0 ? files : ["tests/e2e"];
 
 interface Totals {
   passed: number;
@@ -43,20 +48,30 @@ async function tee(
 interface TestOptions {
   readonly env?: Record<string, string>;
   readonly cwd?: string;
+  /** For tests that make network namespaces. */
+  readonly namespaces?: boolean;
 }
+
+/** Whether network namespaces have to be made inside a user namespace. */
+let ordinary = false;
 
 /** Runs `deno test` on paths of the repository and adds up what it counted. */
 async function test(paths: readonly string[], options: TestOptions = {}): Promise<void> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      "test",
-      "--allow-all",
-      "--no-check",
-      "--permit-no-files",
-      `--config=${ROOT}deno.json`,
-      ...paths.map((path) => ROOT + path),
-    ],
-    env: { NO_COLOR: "1", ...options.env },
+  const plain = [
+    Deno.execPath(),
+    "test",
+    "--allow-all",
+    "--no-check",
+    "--permit-no-files",
+    `--config=${ROOT}deno.json`,
+    ...paths.map((path) => ROOT + path),
+  ];
+  const { argv, env } = options.namespaces && ordinary
+    ? isolated(plain)
+    : { argv: plain, env: {} };
+  const child = new Deno.Command(argv[0], {
+    args: argv.slice(1),
+    env: { NO_COLOR: "1", ...env, ...options.env },
     cwd: options.cwd ?? ROOT,
     stdin: "null",
     stdout: "piped",
@@ -104,6 +119,11 @@ async function prepareLab(): Promise<boolean> {
   console.log("test: QEMU, a guest kernel and tools; what is missing is fetched from");
   console.log("test: Debian into the cache folder, nothing is installed on this machine");
   try {
+    await program("ip");
+    const may = await rights();
+    if (may === "none") throw new LabError(await missingRights());
+    ordinary = may === "namespace";
+    if (ordinary) console.log("test: guests run inside a user namespace");
     const emulator = await qemu();
     const system = await kernel();
     await image(system, "base");
@@ -152,7 +172,8 @@ async function binary(): Promise<void> {
     await Deno.copyFile(BINARY, `${folder}/vuelo`);
     await Deno.chmod(`${folder}/vuelo`, 0o755);
     const env = { VUELO_BIN: `${folder}/vuelo`, PATH: pathWithoutDeno() };
-    await test(OUTSIDE, { env, cwd: empty });
+    await test(COMMAND_LINE, { env, cwd: empty });
+    await test(GUESTS, { env, cwd: empty, namespaces: true });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -163,14 +184,14 @@ const RUN: Record<Stage, () => Promise<void>> = {
   // Not in parallel: some count the descriptors of the process.
   unit: () => test(["ffi", "src", "tests/property", "tests/bench"]),
   protocol: () => test(["tests/protocol"]),
-  e2e: () => test(["tests/e2e"]),
+  e2e: () => test(GUESTS, { namespaces: true }),
   binary,
 };
 
-const wanted = Deno.args.length === 0
-  ? STAGES
-  : STAGES.filter((s) => Deno.args.includes(s));
-const unknown = Deno.args.filter((name) => !STAGES.includes(name as Stage));
+const names = Deno.args.filter((word) => !files.includes(word));
+if (files.length > 0 && !names.includes("binary")) names.push("e2e");
+const wanted = names.length === 0 ? STAGES : STAGES.filter((s) => names.includes(s));
+const unknown = names.filter((name) => !STAGES.includes(name as Stage));
 if (unknown.length > 0) {
   console.error(`test: no such stage: ${unknown.join(" ")} (${STAGES.join(" ")})`);
   Deno.exit(2);

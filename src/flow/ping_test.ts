@@ -1,21 +1,25 @@
 /** Ping through ping sockets, in a network namespace where they are allowed. */
 import { assertEquals } from "@std/assert";
+import { program } from "../../scripts/lab/packages.ts";
 
 const MTU = 1400;
 const CASES = new URL("../../tests/support/ping_cases.ts", import.meta.url).pathname;
+/** $0 is deno, $1 the cases, and the rest the command ip. */
 const SCRIPT = `
-ip link set lo up && echo 0 0 > /proc/sys/net/ipv4/ping_group_range &&
-"$0" run --quiet --allow-all --no-check "$1" &&
-ip link set lo mtu ${MTU} &&
-exec "$0" run --quiet --allow-all --no-check "$1" ${MTU}`;
+cases=$1; shift
+"$@" link set lo up && echo 0 0 > /proc/sys/net/ipv4/ping_group_range &&
+"$0" run --quiet --allow-all --no-check "$cases" &&
+"$@" link set lo mtu ${MTU} &&
+exec "$0" run --quiet --allow-all --no-check "$cases" ${MTU}`;
 
 Deno.test("pings of the guest are echoed; refusals are told by ICMP", async () => {
-  const command = new Deno.Command("unshare", {
-    args: ["--map-root-user", "--net", "sh", "-c", SCRIPT, Deno.execPath(), CASES],
-    stdout: "piped",
-    stderr: "piped",
-  });
-  const { code, stdout, stderr } = await command.output();
+  const ip = await program("ip");
+  const user = Deno.uid() === 0 ? [] : ["--map-root-user"];
+  const script = ["sh", "-c", SCRIPT, Deno.execPath(), CASES, ip.path, ...ip.args];
+  const { code, stdout, stderr } = await new Deno.Command("unshare", {
+    args: [...user, "--net", "--", ...script],
+    env: ip.env,
+  }).output();
   const text = new TextDecoder();
   assertEquals(code, 0, text.decode(stdout) + text.decode(stderr));
 });

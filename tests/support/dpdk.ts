@@ -116,7 +116,7 @@ export class DpdkGuest {
   async configure(): Promise<void> {
     const script = `${this.folder}/dhcp`;
     // It was up before anything was forwarded: what it sent on that is lost.
-    await this.agent.run("ip", "link", "set", LINK, "qlen", QUEUE_LENGTH, "down");
+    await this.#iproute("link", "set", LINK, "txqueuelen", QUEUE_LENGTH, "down");
     await this.agent.run("ip", "link", "set", LINK, "up");
     await this.agent.run("udhcpc", "-i", LINK, "-q", "-f", "-n", "-s", script);
     await awaitIpv6(this.agent);
@@ -129,5 +129,11 @@ export class DpdkGuest {
     const remove = [this.ip.path, ...this.ip.args, "netns", "del", this.namespace];
     await run(remove, { env: this.ip.env });
     await Deno.remove(this.folder, { recursive: true });
+  }
+
+  /** For what busybox does by calls that only the machine's own root may make. */
+  async #iproute(...args: readonly string[]): Promise<void> {
+    const { path, args: before, env } = this.ip;
+    await run([path, ...before, "-n", this.namespace, ...args], { env });
   }
 }

@@ -6,25 +6,74 @@ const MARK = "VUELO_LAB_NAMESPACE";
 /** What the lab may do here. */
 export type Rights = "root" | "namespace" | "none";
 
-/** Runs `argv` as root of new user, network and mount namespaces, with a /run of its own. */
-function inNamespace(argv: readonly string[]): string[] {
+/** A command line and what its environment needs besides. */
+export interface Isolated {
+  readonly argv: string[];
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/**
+ * Has `argv` run as root of new user, network and mount namespaces, with a /run of its
+ * own. They have no network but what `argv` makes.
+ */
+export function isolated(argv: readonly string[]): Isolated {
   const script = 'mount -t tmpfs tmpfs /run && exec "$@"';
-  return ["unshare", "-Urnm", "--", "sh", "-c", script, "sh", ...argv];
+  return {
+    argv: ["unshare", "-Urnm", "--", "sh", "-c", script, "sh", ...argv],
+    env: { [MARK]: "1" },
+  };
+}
+
+/** Whether `argv` succeeds, and what it says if not. */
+async function attempt(
+  argv: readonly string[],
+): Promise<{ success: boolean; said: string }> {
+  const [command, ...args] = argv;
+  try {
+    const output = await new Deno.Command(command, { args, stdin: "null" }).output();
+    const said = new TextDecoder().decode(output.stderr).trim();
+    return { success: output.success, said };
+  } catch (error) {
+    return { success: false, said: (error as Error).message };
+  }
+}
+
+async function tryIsolated(): Promise<{ success: boolean; said: string }> {
+  const ip = await program("ip");
+  return await attempt(isolated([ip.path, ...ip.args, "netns", "add", "probe"]).argv);
 }
 
 /**
  * What the lab may do: as root (of the machine, or inside a namespace made by
  * `reenter()`) everything; else namespaces of its own, where the machine lets users make
- * them.
+ * them. Root of a container may lack that right as well.
  */
 export async function rights(): Promise<Rights> {
-  if (Deno.uid() === 0) return "root";
-  const ip = await program("ip");
-  const probe = inNamespace([ip.path, ...ip.args, "netns", "add", "probe"]);
-  const [command, ...args] = probe;
-  const options = { args, stdout: "null", stderr: "null", stdin: "null" } as const;
-  const result = await new Deno.Command(command, options).output().catch(() => null);
-  return result?.success ? "namespace" : "none";
+  if (Deno.uid() === 0) {
+    if ((await attempt(["unshare", "-nm", "true"])).success) return "root";
+  }
+  return (await tryIsolated()).success ? "namespace" : "none";
+}
+
+/** Settings of kernels that keep users from making namespaces, with the value that does. */
+const SETTINGS: readonly [path: string, value: string, remedy: string][] = [
+  ["kernel/unprivileged_userns_clone", "0", "1"],
+  ["user/max_user_namespaces", "0", "10000"],
+  ["kernel/apparmor_restrict_unprivileged_userns", "1", "0"],
+];
+
+/** Why rights() are "none", and what gives them, on one line. */
+export async function missingRights(): Promise<string> {
+  const { said } = await tryIsolated();
+  const remedies = SETTINGS.filter(([path, value]) => {
+    try {
+      return Deno.readTextFileSync(`/proc/sys/${path}`).trim() === value;
+    } catch {
+      return false; // not a setting of this kernel
+    }
+  }).map(([path, , remedy]) => `sysctl ${path.replaceAll("/", ".")}=${remedy}`);
+  return "network namespaces are needed: run as root of the machine, or let users make " +
+    `user namespaces${remedies.length > 0 ? ` (${remedies.join(", ")})` : ""}: ${said}`;
 }
 
 /** Runs this program again, with the same arguments, inside namespaces; its exit status. */
@@ -32,15 +81,20 @@ export async function reenter(
   script: string,
   scriptArgs: readonly string[],
 ): Promise<number> {
-  const again = [Deno.execPath(), "run", "--allow-all", script, ...scriptArgs];
-  const [command, ...args] = inNamespace(again);
-  const child = new Deno.Command(command, { args, env: { [MARK]: "1" } }).spawn();
+  const { argv, env } = isolated([
+    Deno.execPath(),
+    "run",
+    "--allow-all",
+    script,
+    ...scriptArgs,
+  ]);
+  const child = new Deno.Command(argv[0], { args: argv.slice(1), env }).spawn();
   // The terminal's Ctrl-C reaches the child too, which cleans up; wait for it.
   Deno.addSignalListener("SIGINT", () => {});
   return (await child.status).code;
 }
 
-/** Whether this process runs inside namespaces made by `reenter()`. */
+/** Whether this process runs inside namespaces made by `isolated()`. */
 export function reentered(): boolean {
   return Deno.env.get(MARK) !== undefined;
 }
