@@ -13,6 +13,8 @@ export interface PackageSet {
   readonly name: string;
   readonly packages: readonly string[];
   readonly dependencies: boolean;
+  /** Of this suite instead of the lab's. */
+  readonly suite?: "sid";
 }
 
 interface Output {
@@ -120,7 +122,7 @@ async function archive(folder: string): Promise<string> {
   return found.split("|")[0];
 }
 
-async function prepare(folder: string): Promise<string[]> {
+async function prepare(folder: string, suite: string): Promise<string[]> {
   for (const name of ["lists/partial", "archives/partial", "empty"]) {
     await Deno.mkdir(`${folder}/${name}`, { recursive: true });
   }
@@ -129,7 +131,7 @@ async function prepare(folder: string): Promise<string[]> {
   await Deno.writeTextFile(`${folder}/status`, "");
   await Deno.writeTextFile(
     `${folder}/lab.sources`,
-    `Types: deb\nURIs: ${uri}\nSuites: ${SUITE}\nComponents: main\n${signed}`,
+    `Types: deb\nURIs: ${uri}\nSuites: ${suite}\nComponents: main\n${signed}`,
   );
   return privateState(folder);
 }
@@ -159,11 +161,12 @@ async function resolveMeta(state: string[], name: string): Promise<string> {
  * fetches. Throws LabError when apt, dpkg-deb, the archive or a package is missing.
  */
 export async function fetchPackages(set: PackageSet, target: string): Promise<void> {
-  const folder = `${cacheFolder()}/apt`;
+  const suite = set.suite ?? SUITE;
+  const folder = `${cacheFolder()}/apt${set.suite === undefined ? "" : `-${suite}`}`;
   await Deno.mkdir(folder, { recursive: true });
   const say = (text: string) => console.error(`lab: ${text}`);
-  say(`looking for ${set.packages.join(", ")} in Debian ${SUITE}`);
-  const state = await prepare(folder);
+  say(`looking for ${set.packages.join(", ")} in Debian ${suite}`);
+  const state = await prepare(folder, suite);
   const fetch = `fetch ${set.packages.join(", ")}`;
   await demand(fetch, "apt-get", ["update", "-q", ...state]);
   const names: string[] = [];

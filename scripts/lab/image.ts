@@ -83,7 +83,7 @@ async function addPython(
         await addProgram(archive, root, `usr/lib/python3.13/${name}`);
       } else if (path.endsWith(".py")) copies.push([path, name]);
     }
-    copies.push([agent, "lab/agent.py"]);
+    copies.push([agent, "lab/agent.py"], [GUEST_FILES.streams, "lab/streams.py"]);
     for (const [path, name] of copies) {
       const target = `${work}/${name}`;
       await Deno.mkdir(target.slice(0, target.lastIndexOf("/")), { recursive: true });
@@ -160,6 +160,7 @@ async function addClients(archive: CpioWriter, root: string): Promise<void> {
 /** The guest's files that are part of this repository. */
 export const GUEST_FILES = {
   agent: new URL("guest/agent.py", import.meta.url).pathname,
+  streams: new URL("guest/streams.py", import.meta.url).pathname,
   init: new URL("guest/init", import.meta.url).pathname,
   dhcp: new URL("guest/dhcp-script", import.meta.url).pathname,
 } as const;
@@ -168,7 +169,12 @@ export const GUEST_FILES = {
 export async function image(kernel: Kernel, kind: ImageKind): Promise<string> {
   const root = await provide(SETS.guest);
   const clients = kind === "full" ? await provide(SETS.clients) : "";
-  const own = [GUEST_FILES.init, GUEST_FILES.dhcp, GUEST_FILES.agent];
+  const own = [
+    GUEST_FILES.init,
+    GUEST_FILES.dhcp,
+    GUEST_FILES.agent,
+    GUEST_FILES.streams,
+  ];
   const builders = ["image.ts", "cpio.ts"].map((name) => new URL(name, import.meta.url));
   const sources = await Promise.all(
     [...own, ...builders].map((path) => Deno.readFile(path)),

@@ -38,6 +38,13 @@ export const SETS = {
     ],
     dependencies: true,
   },
+  passt: { name: "passt", packages: ["passt"], dependencies: true },
+  passtOfSid: {
+    name: "passt-sid",
+    packages: ["passt"],
+    dependencies: true,
+    suite: "sid",
+  },
   uml: { name: "uml", packages: ["user-mode-linux"], dependencies: true },
 } as const satisfies Record<string, PackageSet>;
 
@@ -53,7 +60,8 @@ export async function provide(set: PackageSet): Promise<string> {
   if (Deno.build.os !== "linux" || Deno.build.arch !== "x86_64") {
     throw new LabError(`Guests run on Linux x86_64 only, not ${Deno.build.target}`);
   }
-  const key = await digest([...set.packages, String(set.dependencies)]);
+  const suite = set.suite === undefined ? [] : [set.suite];
+  const key = await digest([...set.packages, String(set.dependencies), ...suite]);
   return await cached(
     `${cacheFolder()}/${set.name}-${key}`,
     (temporary) => fetchPackages(set, temporary),

@@ -23,7 +23,7 @@ export class Peer extends Agent {
     const root = await provide(SETS.guest);
     const python = unpacked(root, "usr/bin/python3.13");
     const process = new Process(
-      [python.path, ...python.args, "-E", "-S", "-u", GUEST_FILES.agent],
+      [python.path, ...python.args, "-E", "-S", "-B", "-u", GUEST_FILES.agent],
       { namespace, piped: true, env: { PYTHONHOME: `${root}/usr`, ...env } },
     );
     const link = new JsonLink(process.stdout, process.stdin, namespace ?? "local");

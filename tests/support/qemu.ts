@@ -24,6 +24,8 @@ export interface GuestOptions extends ProcessOptions {
   readonly append?: string;
   /** More options of QEMU. */
   readonly extra?: readonly string[];
+  /** Waits for a guest to migrate here instead of booting one. */
+  readonly incoming?: boolean;
   /** The console is the terminal, and a shell runs on it. */
   readonly interactive?: boolean;
 }
@@ -86,6 +88,7 @@ export async function guestCommand(
   argv.push("-chardev", unix("qmp"), "-mon", "chardev=qmp,mode=control");
   argv.push("-chardev", unix("agent"), "-device", "virtio-serial-pci");
   argv.push("-device", "virtserialport,chardev=agent,name=org.vuelo.agent");
+  if (options.incoming) argv.push("-incoming", "defer");
   argv.push(...networkOptions(options), ...(options.extra ?? []));
   return { argv, env: { ...program.env } };
 }
@@ -103,7 +106,10 @@ export class Guest extends Agent {
     super(agent);
   }
 
-  /** Starts QEMU and waits until the agent in the guest answers. */
+  /**
+   * Starts QEMU and waits until the agent in the guest answers. With `incoming` it only
+   * waits for QEMU, and the agent answers once the guest has arrived.
+   */
   static async start(options: GuestOptions): Promise<Guest> {
     const folder = await Deno.makeTempDir({ prefix: "vuelo-guest-" });
     const { argv, env } = await guestCommand(options, folder);
@@ -115,7 +121,7 @@ export class Guest extends Agent {
         return await Promise.all(names).then(() => true, () => false);
       });
       const agent = await connect(`${folder}/agent`);
-      const ready = agent.event("ready", BOOT_LIMIT);
+      const ready = options.incoming ? undefined : agent.event("ready", BOOT_LIMIT);
       const monitor = await connect(`${folder}/qmp`);
       await monitor.request({ execute: "qmp_capabilities" }, 30_000);
       const guest = new Guest(process, monitor, agent, folder);
@@ -123,7 +129,7 @@ export class Guest extends Agent {
         throw new Error(`QEMU ended: ${process.output}`);
       });
       ended.catch(() => {});
-      ready.catch(() => {});
+      ready?.catch(() => {});
       await Promise.race([ready, ended]);
       return guest;
     } catch (error) {

@@ -18,6 +18,9 @@ import sys
 import threading
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import streams
+
 SOURCE, SINK, ECHO, LATE_ECHO, RESET, SILENT = range(7000, 7006)
 UDP_ECHO = 7010
 CHUNK = 65536
@@ -486,7 +489,11 @@ def op_wait(path, contains, timeout=30):
         time.sleep(0.02)
 
 
-OPERATIONS = {name[3:]: value for name, value in globals().items() if name[:3] == "op_"}
+OPERATIONS = {
+    name[3:]: value
+    for name, value in {**vars(streams), **globals()}.items()
+    if name[:3] == "op_"
+}
 
 
 def answer(request, output):

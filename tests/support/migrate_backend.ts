@@ -1,0 +1,131 @@
+/** A hypervisor of a migration test: its back-end and its privileged helper. */
+import { passt, type Suite } from "../../scripts/lab/passt.ts";
+import { Backend, backendCommand } from "./lab_backend.ts";
+import { Process, until } from "./lab_process.ts";
+import type { Side } from "./migrate_network.ts";
+import { STREAM_PORT } from "./migrate_streams.ts";
+import { vuelo } from "./cli.ts";
+import { Port } from "./lab_agent.ts";
+
+/** passt is that of Debian trixie, passt-sid that of sid. */
+export type BackendKind = "vuelo" | "passt" | "passt-sid";
+/** Who switches repair mode; "none": the back-end itself, which vuelo can as root. */
+export type HelperKind = "vuelo" | "passt" | "none";
+
+/** How a hypervisor is set up. */
+export interface HypervisorOptions {
+  readonly kind: BackendKind;
+  readonly helper: HelperKind;
+  /** More options of the back-end. */
+  readonly args?: readonly string[];
+}
+
+function suiteOf(kind: BackendKind): Suite {
+  return kind === "passt-sid" ? "sid" : "trixie";
+}
+
+async function command(options: HypervisorOptions): Promise<string[]> {
+  const { kind, helper } = options;
+  const forward = ["-t", `${STREAM_PORT},${Port.echo}`];
+  if (kind === "vuelo") {
+    const repair = ["--repair-path", helper === "none" ? "none" : "{socket}.repair"];
+    return [...backendCommand(), ...repair, ...forward];
+  }
+  const { passt: program } = await passt(suiteOf(kind));
+  const options_ = ["-f", "--vhost-user", "--socket-path", "{socket}"];
+  return [program.path, ...program.args, ...options_, ...forward];
+}
+
+async function helperCommand(kind: HelperKind, path: string): Promise<string[]> {
+  if (kind === "vuelo") {
+    const [program, args] = vuelo(["repair", path]);
+    return [program, ...args];
+  }
+  const { repair } = await passt("sid");
+  return [repair.path, ...repair.args, path];
+}
+
+/** One of the two hypervisors. */
+export class Hypervisor {
+  #backend: Backend | undefined;
+  #helper: Process | undefined;
+
+  constructor(
+    readonly side: Side,
+    readonly namespace: string,
+    readonly options: HypervisorOptions,
+  ) {}
+
+  /** The running back-end. */
+  get backend(): Backend {
+    if (this.#backend === undefined) throw new Error(`${this.side} has no back-end`);
+    return this.#backend;
+  }
+
+  get running(): boolean {
+    return this.#backend !== undefined && !this.#backend.process.ended;
+  }
+
+  /** The helper's process, if there is one. */
+  get helper(): Process | undefined {
+    return this.#helper;
+  }
+
+  /** Starts the back-end, unless it runs, with more options for this time. */
+  async start(args: readonly string[] = []): Promise<void> {
+    if (this.running) return;
+    await this.stop();
+    const { options } = this;
+    const words = await command(options);
+    this.#backend = await Backend.start({
+      namespace: this.namespace,
+      command: words,
+      args: [...(options.args ?? []), ...args],
+    });
+  }
+
+  /** Has a helper connected to the back-end, whose guest must be connected already. */
+  async connectHelper(): Promise<void> {
+    const { helper } = this.options;
+    if (helper === "none" || this.helperConnected()) return;
+    const path = `${this.backend.socket}.repair`;
+    const argv = await helperCommand(helper, path);
+    await until(`a helper at ${path}`, () => {
+      if (this.#helper === undefined || this.#helper.ended) {
+        this.#helper = new Process(argv, { namespace: this.namespace });
+      }
+      return this.helperConnected();
+    });
+  }
+
+  /** Whether the back-end accepted a helper: a socket with the path, connected, owned. */
+  helperConnected(): boolean {
+    if (this.#helper === undefined || this.#helper.ended) return false;
+    const table = Deno.readTextFileSync(`/proc/${this.backend.pid}/net/unix`);
+    return table.split("\n").some((line) => {
+      const words = line.trim().split(/\s+/);
+      return words[7] === `${this.backend.socket}.repair` && words[5] === "03" &&
+        words[6] !== "0";
+    });
+  }
+
+  /** Ends the helper, if there is one. */
+  async stopHelper(signal: Deno.Signal = "SIGTERM"): Promise<void> {
+    await this.#helper?.stop(signal);
+    this.#helper = undefined;
+  }
+
+  /** Ends it all. */
+  async stop(): Promise<void> {
+    await this.#backend?.stop();
+    this.#backend = undefined;
+    await this.stopHelper();
+  }
+
+  /** The last that back-end and helper said. */
+  report(): string {
+    const backend = this.#backend?.process.output.slice(-3000) ?? "not running";
+    const helper = this.#helper?.output.slice(-1000) ?? "none";
+    return `hypervisor ${this.side}: ${backend}\nhelper of ${this.side}: ${helper}`;
+  }
+}
