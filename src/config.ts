@@ -50,6 +50,9 @@ export interface ForwardRule {
   readonly weak: boolean;
 }
 
+/** --migrate-format: whose stream a migration's source writes. */
+export type StateFormat = "vuelo" | "passt";
+
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 
 export interface Config {
@@ -91,4 +94,5 @@ export interface Config {
   readonly runAs?: { readonly uid: number; readonly gid: number };
   /** --repair-path; "none" switches it off. */
   readonly repairPath?: string;
+  readonly migrateFormat: StateFormat;
 }

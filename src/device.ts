@@ -5,6 +5,7 @@ import { eventfdWrite } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { DataPath } from "./flow/datapath.ts";
 import { log } from "./log.ts";
+import type { Migration } from "./migrate/migration.ts";
 import {
   type Backend,
   type FeatureBits,
@@ -48,12 +49,17 @@ export class NetDevice implements Backend {
   readonly protocolFeatures: number = ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD |
     ProtocolFeature.RARP | ProtocolFeature.REPLY_ACK | ProtocolFeature.NET_MTU |
     ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.RESET_DEVICE |
-    ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS;
+    ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS |
+    ProtocolFeature.DEVICE_STATE;
   readonly maxQueues = 2;
   readonly memory: GuestMemory = new GuestMemory();
   readonly path: DataPath;
   readonly #config: NetConfig;
   readonly #running: (Vring | undefined)[] = [undefined, undefined];
+  /** Moves the guest from and to other hosts; without, it stays where it is. */
+  migration: Migration | undefined;
+  /** The features that the driver accepted. */
+  features: FeatureBits = { lo: 0, hi: 0 };
   /** Called when the guest starts or stops receiving. */
   onReceiving: (receiving: boolean) => void = () => {};
   #receiving = false;
@@ -65,6 +71,7 @@ export class NetDevice implements Backend {
   }
 
   setFeatures(features: FeatureBits): void {
+    this.features = features;
     const has = (bit: number) => (features.lo & (1 << bit)) !== 0;
     const guestChecksum = has(NetFeature.guestCsum);
     this.path.setOffloads({
@@ -105,6 +112,7 @@ export class NetDevice implements Backend {
     const receiving = this.path.receiving;
     if (receiving === this.#receiving) return;
     this.#receiving = receiving;
+    if (receiving) this.migration?.ringsRun();
     this.onReceiving(receiving);
   }
 
@@ -120,6 +128,7 @@ export class NetDevice implements Backend {
 
   sendRarp(mac: Uint8Array): void {
     this.path.guest.mac.set(mac);
+    this.path.announce();
   }
 
   setMtu(mtu: number): boolean {
@@ -139,15 +148,17 @@ export class NetDevice implements Backend {
   resetDevice(): void {
     this.path.dropAll();
   }
-  transferState(): TransferAnswer {
-    return { accepted: false };
+  transferState(direction: number, phase: number, fd: number): TransferAnswer {
+    const stopped = this.#running.every((ring) => ring === undefined);
+    return this.migration?.begin(direction, phase, fd, stopped) ?? { accepted: false };
   }
   checkTransfer(): number {
-    return Errno.EINVAL;
+    return this.migration?.check() ?? Errno.EINVAL;
   }
 
   closed(): void {
     log.debug(this.path.summary());
+    this.migration?.gone();
     this.path.dropAll();
     this.path.forgetGuest();
   }

@@ -1,7 +1,7 @@
 /** From the command line and the host to one complete, checked {@link Config}. */
 import { describeFd } from "../../ffi/process.ts";
 import { MAX_SOCKET_PATH } from "../../ffi/unix_socket.ts";
-import type { Config, ForwardRule } from "../config.ts";
+import type { Config, ForwardRule, StateFormat } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { HostFacts } from "../host/facts.ts";
 import { defaultUser, parseUser } from "../host/privileges.ts";
@@ -130,7 +130,15 @@ function processOptions(options: ParsedOptions) {
     pcap: path("pcap"),
     runAs,
     repairPath: path("repair-path"),
+    migrateFormat: readFormat(options),
   } as const;
+}
+
+function readFormat(options: ParsedOptions): StateFormat {
+  const value = options.last("migrate-format");
+  if (value === undefined || value.text === "vuelo") return "vuelo";
+  if (value.text === "passt") return "passt";
+  throw new UsageError(value.written, "expected 'vuelo' or 'passt'");
 }
 
 function readSocketPath(options: ParsedOptions): string | undefined {

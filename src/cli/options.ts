@@ -133,6 +133,16 @@ export const OPTIONS = [
     ],
   },
   {
+    name: "migrate-format",
+    argument: "FORMAT",
+    group: "Virtual machine",
+    help: [
+      "Format of the state that goes to another host:",
+      "'vuelo', or 'passt' for a target that runs passt",
+      "default: vuelo; what comes in is recognized",
+    ],
+  },
+  {
     name: "mtu",
     short: "m",
     argument: "BYTES",

@@ -85,6 +85,7 @@ export class DataPath implements FlowContext {
   #txPending = false;
   #eventIdx = false;
   #advertiseAt = Infinity;
+  #announce = false;
   #pcap: Pcap | undefined;
 
   constructor(
@@ -201,6 +202,7 @@ export class DataPath implements FlowContext {
   turn(): void {
     if (this.#txPending) this.#transmit();
     if (this.now >= this.#advertiseAt) this.#advertise();
+    if (this.#announce && this.receiving) this.#sendAnnouncements();
     for (
       let flow = this.timers.expired(this.now);
       flow >= 0;
@@ -229,6 +231,18 @@ export class DataPath implements FlowContext {
     if (!this.receiving) return;
     this.#advertiseAt = this.now + ADVERTISE_MS;
     this.sendFrame(this.#ndp.advertise(this.#reply));
+  }
+
+  /** The guest has come from elsewhere: it is told who its gateway is now. */
+  announce(): void {
+    this.#announce = true;
+    this.#advertiseAt = this.now;
+  }
+
+  #sendAnnouncements(): void {
+    this.#announce = false;
+    this.sendFrame(this.#arp.announce(this.#reply));
+    this.sendFrame(this.#ndp.announce(this.#reply));
   }
 
   #handler(flow: number) {

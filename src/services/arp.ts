@@ -1,6 +1,12 @@
 /** ARP (RFC 826): every IPv4 address but the guest's own is at vuelo's MAC address. */
 import type { Config } from "../config.ts";
-import { ADDRESS_SIZE, IPV4_AT, MAC_SIZE, sameAddress } from "../wire/address.ts";
+import {
+  ADDRESS_SIZE,
+  IPV4_AT,
+  isUnspecified,
+  MAC_SIZE,
+  sameAddress,
+} from "../wire/address.ts";
 import {
   ARP_OPERATION_AT,
   ARP_SENDER_IP_AT,
@@ -22,6 +28,8 @@ import { readIPv4Address } from "../wire/ipv4.ts";
 import type { GuestState } from "./guest_state.ts";
 
 const ARP_AT = ETHERNET_HEADER_SIZE;
+const BROADCAST_MAC = new Uint8Array(MAC_SIZE).fill(0xff);
+const NO_MAC = new Uint8Array(MAC_SIZE);
 
 export class Arp {
   readonly #config: Config;
@@ -66,6 +74,33 @@ export class Arp {
       0,
       this.#senderMac,
       this.#senderView,
+      0,
+    );
+    return ARP_AT + ARP_SIZE;
+  }
+
+  /**
+   * Builds an announcement of the gateway (RFC 5227, section 2.3): a guest that has moved
+   * here learns this vuelo's MAC address.
+   *
+   * @returns bytes written to `reply`, 0 if there is nothing to announce
+   */
+  announce(reply: DataView): number {
+    const { ip4, ourMac } = this.#config;
+    if (ip4 === undefined) return 0;
+    const address = isUnspecified(ip4.gateway) ? ip4.ourAddress : ip4.gateway;
+    if (isUnspecified(address)) return 0;
+    this.#target.set(address);
+    writeEthernet(reply, 0, BROADCAST_MAC, ourMac, EtherType.arp);
+    writeArp(
+      reply,
+      ARP_AT,
+      ArpOperation.request,
+      ourMac,
+      this.#targetView,
+      0,
+      NO_MAC,
+      this.#targetView,
       0,
     );
     return ARP_AT + ARP_SIZE;

@@ -137,6 +137,27 @@ export class Ndp {
     return this.#advertiseTo(reply, ALL_NODES_MAC, allNodesView);
   }
 
+  /**
+   * Builds an unsolicited neighbour advertisement (section 7.2.6) of the router: a guest
+   * that has moved here learns this vuelo's MAC address.
+   *
+   * @returns bytes written to `reply`, 0 if there is nothing to announce
+   */
+  announce(reply: DataView): number {
+    const { ip6, ndp, ourMac } = this.#config;
+    if (ip6 === undefined || !ndp) return 0;
+    const flags = NeighbourFlag.router | NeighbourFlag.override;
+    const end = writeNeighbourAdvertisement(
+      reply,
+      ICMP_AT,
+      flags,
+      this.#ours,
+      0,
+      ourMac,
+    );
+    return this.#finish(reply, end, ALL_NODES_MAC, this.#ours, allNodesView);
+  }
+
   /** A neighbour solicitation, valid as section 7.1.1 has it. */
   #neighbour(frame: DataView, at: number, size: number, reply: DataView): number {
     if (size < NEIGHBOUR_SIZE) return 0;

@@ -69,6 +69,31 @@ Deno.test("ARP: answers as a Linux router did", () => {
   assertEquals(arp(golden.arpRequest), golden.arpReply);
 });
 
+Deno.test("ARP: the gateway is announced as RFC 5227, section 2.3 has it", () => {
+  const config = serviceConfig();
+  const length = new Arp(config, new GuestState(config)).announce(reply);
+  const mac = config.ourMac.toHex();
+  assertEquals(
+    hexOf(reply, length),
+    `ffffffffffff${mac}08060001080006040001${mac}c0000201000000000000c0000201`,
+  );
+  const none = serviceConfig({ ip4: undefined });
+  assertEquals(new Arp(none, new GuestState(none)).announce(reply), 0);
+});
+
+Deno.test("NDP: the router is announced as RFC 4861, section 7.2.6 has it", () => {
+  const config = serviceConfig();
+  const hex = hexOf(reply, new Ndp(config, new GuestState(config)).announce(reply));
+  const link = hexOf(new DataView(config.ourLinkLocal.slice().buffer), 16);
+  const mac = config.ourMac.toHex();
+  assertEquals(hex.slice(0, 28), `333300000001${mac}86dd`);
+  assertEquals(hex.slice(44, 108), `${link}ff020000000000000000000000000001`);
+  // Type 136, code 0; flags router and override; the target; its link-layer address.
+  assertEquals(hex.slice(108, 112), "8800");
+  assertEquals(hex.slice(116), `a0000000${link}0201${mac}`);
+  assertEquals(icmpv6Ok(hex), true);
+});
+
 Deno.test("ARP: the guest's own address, announcements and free addresses", () => {
   const [own, router, other] = ["c0000202", "c0000201", "c0000263"];
   assertEquals(arp(request("c0000203", own)), "", "assigned address");

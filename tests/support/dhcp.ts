@@ -62,6 +62,7 @@ export function dhcpConfig(changes: Partial<Config> = {}): Config {
     hostname: "guest",
     fqdn: "guest.example.org",
     forwards: [],
+    migrateFormat: "vuelo",
     ...changes,
   };
 }

@@ -51,6 +51,7 @@ export function flowConfig(changes: Partial<Config> = {}): Config {
     dhcpSearch: true,
     search: [],
     forwards: [],
+    migrateFormat: "vuelo",
     ...changes,
   };
 }

@@ -44,6 +44,7 @@ export function serviceConfig(changes: Partial<Config> = {}): Config {
     dhcpSearch: true,
     search: ["example.org"],
     forwards: [],
+    migrateFormat: "vuelo",
     ...changes,
   };
 }

@@ -1,0 +1,313 @@
+/**
+ * The state machine of a guest's move (VHOST_USER_PROTOCOL_F_DEVICE_STATE of the
+ * vhost-user specification, "Migrating back-end state").
+ *
+ *     source:  idle -> saving -> saved -> idle     the frontend went, or the guest stayed
+ *     target:  idle -> loading -> loaded -> idle   the guest runs, or the frontend went
+ *
+ * Until the guest runs at the target nothing is final: what was saved is kept frozen and
+ * goes on if the guest does at the source, and what was loaded is dropped in silence if
+ * the frontend goes before the guest ran.
+ */
+import { Errno, errnoName } from "../../ffi/errno.ts";
+import { close, type Epoll, EPOLLIN, EPOLLOUT, isPollable } from "../../ffi/event.ts";
+import { setNonBlocking } from "../../ffi/memory.ts";
+import {
+  awaitReady,
+  createPipe,
+  isReadable,
+  isWritable,
+  POLLIN,
+  POLLOUT,
+} from "../../ffi/pipe.ts";
+import type { StateFormat } from "../config.ts";
+import { TransferDirection } from "../vhost_user/backend.ts";
+import type { SessionLog, TransferAnswer } from "../vhost_user/backend.ts";
+import { formatState, type ParsedState, parseState } from "./codec.ts";
+import type { Movable } from "./movable.ts";
+import { StateReceiver } from "./receiver.ts";
+import { AGAIN, DONE, StateSender } from "./sender.ts";
+import { findVersion, newestVersion, type Stage } from "./versions.ts";
+import { Stopwatch, summarize } from "./summary.ts";
+
+/** VHOST_TRANSFER_STATE_PHASE_STOPPED, the only one there is. */
+const PHASE_STOPPED = 0;
+/** CHECK_DEVICE_STATE waits so long for the rest of a transfer. */
+const REST_MS = 10_000;
+/** What is frozen for want of a repair helper is given up after so long. */
+const THAW_LIMIT_MS = 60_000;
+const PROGRESS_MS = 1000;
+
+const REFUSED: TransferAnswer = { accepted: false };
+const NONE = -1;
+
+const Phase = {
+  idle: "idle",
+  saving: "saving",
+  saved: "saved",
+  loading: "loading",
+  loaded: "loaded",
+  /** To go on here, but not thawed yet. */
+  thawing: "thawing",
+} as const;
+type Phase = typeof Phase[keyof typeof Phase];
+
+export class Migration {
+  #phase: Phase = Phase.idle;
+  #fd = NONE;
+  #result: number = Errno.EINVAL;
+  #sender: StateSender | undefined;
+  #receiver: StateReceiver | undefined;
+  #watch = new Stopwatch();
+  #progressAt = 0;
+  #giveUpAt = Infinity;
+
+  /**
+   * @param data what epoll results for the transfer's descriptor carry
+   */
+  constructor(
+    private readonly guest: Movable,
+    private readonly format: StateFormat,
+    private readonly epoll: Epoll,
+    private readonly data: number,
+    private readonly log: SessionLog,
+  ) {}
+
+  /** SET_DEVICE_STATE_FD; `stopped` says whether no ring runs. */
+  begin(
+    direction: number,
+    phase: number,
+    fd: number,
+    stopped: boolean,
+  ): TransferAnswer {
+    const problem = this.#refusal(direction, phase, fd, stopped);
+    if (problem !== undefined) {
+      this.log.warn(`migration refused: ${problem}`);
+      return REFUSED;
+    }
+    if (this.#phase !== Phase.idle) this.gone();
+    const saving = direction === TransferDirection.save;
+    let instead: number | undefined;
+    this.#fd = fd;
+    if (!isPollable(fd)) {
+      const [reading, writing] = createPipe();
+      instead = saving ? reading : writing;
+      this.#fd = saving ? writing : reading;
+      close(fd);
+    }
+    setNonBlocking(this.#fd);
+    this.epoll.add(this.#fd, saving ? EPOLLOUT : EPOLLIN, this.data);
+    this.#phase = saving ? Phase.saving : Phase.loading;
+    this.#result = Errno.EBUSY;
+    this.#sender = undefined;
+    this.#receiver = saving ? undefined : new StateReceiver(this.#fd);
+    this.#watch = new Stopwatch();
+    this.log.debug(`migration: ${this.#phase}`);
+    return { accepted: true, instead };
+  }
+
+  #refusal(
+    direction: number,
+    phase: number,
+    fd: number,
+    stopped: boolean,
+  ): string | undefined {
+    const saving = direction === TransferDirection.save;
+    if (!saving && direction !== TransferDirection.load) {
+      return `direction ${direction}, expected 0 (save) or 1 (load)`;
+    }
+    if (phase !== PHASE_STOPPED) return `phase ${phase}, expected 0 (stopped)`;
+    if (!stopped) return "a queue runs, expected all to be stopped first";
+    if (this.#phase === Phase.saving || this.#phase === Phase.loading) {
+      return `another transfer is under way (${this.#phase})`;
+    }
+    if (this.#phase === Phase.thawing) return "the last move is not undone yet";
+    const usable = saving ? isWritable(fd) : isReadable(fd);
+    if (!usable) return `the descriptor cannot be ${saving ? "written" : "read"}`;
+    return undefined;
+  }
+
+  /** The transfer's descriptor is ready: writable at the source, readable at the target. */
+  onEvent(events: number): void {
+    if (this.#phase === Phase.saving) {
+      if ((events & EPOLLOUT) === 0) this.#fail(Errno.EIO, "the frontend hung up");
+      else this.#save();
+    } else if (this.#phase === Phase.loading) {
+      const nothing = (events & EPOLLIN) === 0 && this.#receiver!.received === 0;
+      if (nothing) this.#fail(Errno.EIO, "the frontend hung up");
+      else this.#load();
+    }
+  }
+
+  #save(): void {
+    const row = newestVersion(this.format);
+    if (this.#sender === undefined) {
+      if (!this.#run(row.beforeSave)) return;
+      this.#watch.lap("freeze");
+      const chunks = formatState(row, row.carries ? this.guest.save() : undefined);
+      this.#watch.lap("save");
+      this.#sender = new StateSender(this.#fd, chunks.bytes);
+      this.#watch.note(chunks.counts);
+    }
+    const outcome = this.#sender.push();
+    if (outcome === AGAIN) return this.#progress(this.#sender.sent, this.#sender.total);
+    if (outcome !== DONE) {
+      return this.#fail(outcome, `the state cannot be written: ${errnoName(outcome)}`);
+    }
+    this.#watch.lap("write");
+    if (!this.#run(row.afterSave)) return;
+    this.#finish(Phase.saved);
+    this.log.info(summarize("saved", this.#watch, this.#sender.total));
+  }
+
+  #load(): void {
+    const receiver = this.#receiver!;
+    const outcome = receiver.pull();
+    if (outcome === AGAIN) return this.#progress(receiver.received, 0);
+    if (outcome !== DONE) {
+      return this.#fail(outcome, `the state cannot be read: ${errnoName(outcome)}`);
+    }
+    this.#watch.lap("read");
+    const parsed = parseState(receiver.bytes());
+    if ("problem" in parsed) return this.#fail(parsed.number, parsed.problem);
+    this.#take(parsed);
+  }
+
+  #take(parsed: ParsedState): void {
+    this.log.debug(`migration: ${parsed.description}`);
+    const row = findVersion(parsed.format, parsed.version);
+    if (row === undefined) {
+      const what = `format ${parsed.format}, version ${parsed.version}`;
+      return this.#fail(Errno.EOPNOTSUPP, `${what} is not known here`);
+    }
+    if (!this.#run(row.beforeLoad, parsed.state)) return;
+    if (!this.#run(row.afterLoad, parsed.state)) return;
+    this.#watch.lap("restore");
+    this.#watch.note(parsed.counts);
+    this.#finish(Phase.loaded);
+    this.log.info(summarize("loaded", this.#watch, this.#receiver!.received));
+  }
+
+  #run(stages: readonly Stage[], state?: ParsedState["state"]): boolean {
+    for (const stage of stages) {
+      const number = stage.run(this.guest, state);
+      if (number === 0) continue;
+      this.#fail(number, `stage '${stage.name}': ${errnoName(number)}`);
+      return false;
+    }
+    return true;
+  }
+
+  /** A line now and then while much is moved. */
+  #progress(moved: number, total: number): void {
+    const now = performance.now();
+    if (now < this.#progressAt) return;
+    if (this.#progressAt > 0 && moved > 0) {
+      const of = total > 0 ? ` of ${megabytes(total)}` : "";
+      this.log.info(`migration: ${megabytes(moved)}${of} MB moved`);
+    }
+    this.#progressAt = now + PROGRESS_MS;
+  }
+
+  /** All is done: closing the descriptor tells the other side so. */
+  #finish(phase: Phase): void {
+    this.#closeFd();
+    this.#phase = phase;
+    this.#result = 0;
+  }
+
+  #fail(number: number, problem: string): void {
+    const saving = this.#phase === Phase.saving;
+    this.#closeFd();
+    this.#phase = Phase.idle;
+    this.#result = number;
+    this.log.warn(`migration failed: ${problem}`);
+    if (saving) this.#thaw();
+    else this.guest.discard();
+  }
+
+  /** CHECK_DEVICE_STATE: 0 or an error number. */
+  check(): number {
+    const deadline = performance.now() + REST_MS;
+    while (this.#phase === Phase.saving || this.#phase === Phase.loading) {
+      const events = this.#phase === Phase.saving ? POLLOUT : POLLIN;
+      const left = deadline - performance.now();
+      if (left <= 0 || !awaitReady(this.#fd, events, left)) {
+        this.#fail(Errno.ETIMEDOUT, "the transfer was checked before it was complete");
+        break;
+      }
+      this.onEvent(this.#phase === Phase.saving ? EPOLLOUT : EPOLLIN);
+    }
+    return this.#result;
+  }
+
+  /** The guest runs here: at the target, or at the source after all. */
+  ringsRun(): void {
+    switch (this.#phase) {
+      case Phase.saving:
+        this.#fail(Errno.ECANCELED, "the guest runs again");
+        return;
+      case Phase.loading:
+        this.#fail(Errno.ECANCELED, "the guest runs already");
+        return;
+      case Phase.saved:
+        this.log.info("migration undone: the guest goes on here");
+        this.#thaw();
+        return;
+      case Phase.loaded:
+        this.#thaw();
+    }
+  }
+
+  #thaw(): void {
+    const number = this.guest.thaw();
+    if (number === 0) {
+      this.#phase = Phase.idle;
+      this.#giveUpAt = Infinity;
+      return;
+    }
+    if (this.#phase === Phase.thawing) return;
+    this.#phase = Phase.thawing;
+    this.#giveUpAt = performance.now() + THAW_LIMIT_MS;
+    this.log.warn(
+      `connections stay frozen (${errnoName(number)}): start 'vuelo repair' with the ` +
+        `repair socket within ${THAW_LIMIT_MS / 1000} s`,
+    );
+  }
+
+  /** A repair helper has come, which frozen connections may wait for. */
+  helperCame(): void {
+    if (this.#phase === Phase.thawing) this.#thaw();
+  }
+
+  /** Gives up what has been frozen for too long; to be called about once a second. */
+  tick(): void {
+    if (this.#giveUpAt === Infinity || performance.now() < this.#giveUpAt) return;
+    this.#giveUpAt = Infinity;
+    this.#phase = Phase.idle;
+    this.log.warn("no repair helper came: frozen connections are reset");
+    this.guest.reset();
+  }
+
+  /** The frontend went: what is frozen goes on elsewhere. */
+  gone(): void {
+    const frozen = this.#phase !== Phase.idle;
+    this.#closeFd();
+    this.#phase = Phase.idle;
+    this.#result = Errno.EINVAL;
+    this.#giveUpAt = Infinity;
+    if (frozen) this.guest.discard();
+  }
+
+  /** A closed descriptor is watched no longer, unless the frontend shares it. */
+  #closeFd(): void {
+    if (this.#fd === NONE) return;
+    this.epoll.remove(this.#fd);
+    close(this.#fd);
+    this.#fd = NONE;
+  }
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}

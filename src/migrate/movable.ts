@@ -1,0 +1,27 @@
+/** What a migration moves, as its state machine sees it. */
+import type { MovedState } from "../wire/state/model.ts";
+
+/** Functions return 0, or the number of the error that is told to the frontend. */
+export interface Movable {
+  /**
+   * Source: holds everything still, so that it can be saved; refused without a change
+   * where connections cannot be moved.
+   */
+  freeze(): number;
+  /** Source: what is to be moved, while it is frozen. */
+  save(): MovedState;
+  /**
+   * Target: takes over what was moved, frozen as it was at the source. A connection that
+   * cannot be had is lost alone.
+   */
+  restore(state: MovedState): number;
+  /**
+   * What is frozen goes on, here: at the target, or at the source if the guest stays. On
+   * an error all stays frozen, and it can be tried again.
+   */
+  thaw(): number;
+  /** Ends what is frozen without a word to anybody: it goes on elsewhere. */
+  discard(): void;
+  /** Gives up what could not be thawed: both ends of each connection are told. */
+  reset(): void;
+}
