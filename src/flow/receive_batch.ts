@@ -157,7 +157,33 @@ export class ReceiveBatch {
   receive(fd: number): number {
     const { pointer } = this.#messages;
     this.#received = recvmmsg(fd, pointer, this.#reserved, MSG_DONTWAIT, null);
+    if (this.#context.memory.logging) this.#markDirty();
     return this.#received;
+  }
+
+  /**
+   * Marks all that the kernel wrote into the guest's buffers, since not every datagram
+   * becomes a frame, or does where it lies. It may have filled one buffer more: with a
+   * datagram whose checksum turned out wrong on the way.
+   */
+  #markDirty(): void {
+    const received = this.#received < 0 ? 0 : this.#received;
+    for (let i = 0; i <= received && i < this.#reserved; i++) {
+      const most = this.#room[i] - this.#shift[i];
+      this.#markPayload(i, i < received ? Math.min(this.length(i), most) : most);
+    }
+  }
+
+  /** Marks the first `length` bytes of payload in the buffers of frame `i`. */
+  #markPayload(i: number, length: number): void {
+    const { memory } = this.#context;
+    const iovecs = this.#iovecs;
+    let left = length;
+    for (let piece = this.#first[i]; left > 0; piece++) {
+      const size = Math.min(iovecs.lengthOf(piece), left);
+      memory.markDirtyOffset(iovecs.baseOf(piece) - memory.base, size);
+      left -= size;
+    }
   }
 
   /** Length of the longest datagram of the last receive. */

@@ -25,7 +25,8 @@ export interface RamRegion {
 export class GuestRam {
   readonly memory: GuestMemory;
   readonly regions: readonly RamRegion[];
-  readonly #fd: number;
+  /** The file that all regions are in, one after the other. */
+  readonly fd: number;
   #next: number;
 
   /**
@@ -39,7 +40,7 @@ export class GuestRam {
     this.memory = memory;
     this.regions = regions;
     const total = regions.reduce((sum, { size }) => sum + size, 0);
-    this.#fd = memfdCreate("guest", total);
+    this.fd = memfdCreate("guest", total);
     let offset = 0;
     const requests = regions.map(({ address, size }) => {
       const mmapOffset = offset;
@@ -47,7 +48,7 @@ export class GuestRam {
       const userAddress = 0x7f00_0000_0000 + address;
       return { guestAddress: address, size, userAddress, mmapOffset };
     });
-    memory.setTable(requests, regions.map(() => this.#fd));
+    memory.setTable(requests, regions.map(() => this.fd));
     this.#next = regions[0].address;
   }
 
@@ -73,7 +74,7 @@ export class GuestRam {
 
   close(): void {
     this.memory.clear();
-    close(this.#fd);
+    close(this.fd);
   }
 }
 
