@@ -15,6 +15,7 @@ const LAYERS: readonly { readonly prefix: string; readonly layer: number }[] = [
   { prefix: "src/virtio/", layer: 2 },
   { prefix: "src/vhost_user/", layer: 2 },
   { prefix: "src/host/", layer: 2 },
+  { prefix: "src/repair/", layer: 2 },
   { prefix: "src/services/", layer: 3 },
   { prefix: "src/flow/", layer: 3 },
   { prefix: "src/", layer: 4 },

@@ -82,7 +82,10 @@ export function switchAll(
   return undefined;
 }
 
-/** A connection's own buffers stay as they are; what an old kernel refuses is left. */
+/**
+ * A connection's own buffers stay as they are. Refused by old kernels, and to all but the
+ * initial user namespace: then the buffers stay small.
+ */
 function enlargeNew(fd: number): void {
   if (getStructure(fd, IPPROTO_TCP, TCP_INFO) < 1) return;
   if ((optionWords[0] & 0xff) !== TCP_STATE_CLOSE) return;
