@@ -27,6 +27,8 @@ const CAPABILITIES = { type: "net", features: [] };
 const SUBCOMMANDS: Readonly<
   Record<string, (args: string[]) => number | Promise<number>>
 > = {
+  "migrate-check": async (args) =>
+    (await import("./src/cli/migrate_check.ts")).migrateCheckCommand(args),
   repair: async (args) => (await import("./src/repair/helper.ts")).repairCommand(args),
 };
 
