@@ -128,7 +128,8 @@ export const OPTIONS = [
     argument: "PATH",
     group: "Virtual machine",
     help: [
-      "Socket for the migration helper, or 'none'",
+      "Socket for 'vuelo repair', which moves connections",
+      "none: root keeps CAP_NET_ADMIN and needs no helper",
       "default: socket path with .repair",
     ],
   },

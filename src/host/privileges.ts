@@ -1,5 +1,10 @@
 /** Which user vuelo serves as, and the change to it. */
 import {
+  CAP_NET_ADMIN,
+  keepCapabilitiesOfUser,
+  keepOnly,
+} from "../../ffi/capabilities.ts";
+import {
   becomeUser,
   effectiveUser,
   findGroup,
@@ -10,6 +15,7 @@ import {
 } from "../../ffi/process.ts";
 import type { Config } from "../config.ts";
 import { StartError } from "../errors.ts";
+import { canRepair } from "../repair/switch.ts";
 
 /** Debian's and Fedora's number of nobody, and of its group. */
 const NOBODY: UserEntry = { uid: 65534, gid: 65534 };
@@ -59,16 +65,21 @@ function isInitialUserNamespace(): boolean {
 
 /**
  * Gives up what the process needed to start: call it when sockets, PID file and capture
- * are open. Threads made before keep the right to gain privileges by executing a file,
+ * are open. Of root's rights CAP_NET_ADMIN alone stays, with `--repair-path none`; it is
+ * this thread's then. Threads made before keep the right to gain privileges by executing a file,
  * which vuelo never does.
  *
  * @throws {StartError} if the user can't be changed
  */
-export function dropPrivileges(config: Pick<Config, "runAs">): void {
+export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): void {
   const { runAs } = config;
+  // Who wants no repair helper wants vuelo to repair connections itself.
+  const repairs = config.repairPath === "none" && canRepair();
   try {
     if (runAs !== undefined && runAs.uid !== effectiveUser()) {
+      if (repairs) keepCapabilitiesOfUser();
       becomeUser(runAs.uid, runAs.gid);
+      if (repairs) keepOnly(CAP_NET_ADMIN);
     }
     forbidNewPrivileges();
   } catch (error) {
