@@ -23,6 +23,7 @@ import {
 import { eventData, EventKind } from "../context.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
 import { TICK_MS } from "../timers.ts";
+import { drainBacklog } from "./backlog.ts";
 import { TcpFlow, TcpWord } from "./layout.ts";
 import { sendAck } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
@@ -45,8 +46,10 @@ export function acknowledge(t: TcpShared, flow: number, force: boolean): void {
   const fd = words[at + FlowWord.fd];
   const sequence = words[at + TcpWord.seqFromGuest];
   const last = words[at + TcpWord.ackToGuest];
+  if (t.held[flow] !== 0) drainBacklog(t, flow);
   const queued = queueLength(fd, SIOCOUTQ);
-  const outstanding = queued > 0 ? queued : 0;
+  let outstanding = queued > 0 ? queued : 0;
+  if (t.held[flow] !== 0) outstanding += t.heldBytes(flow);
   let ack = t.gap[flow] === 0 ? sequence - outstanding | 0 : sequence;
   if ((ack - last | 0) < 0) ack = last;
   const window = offeredWindow(t, flow, fd, ack, outstanding);

@@ -355,12 +355,13 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
   let sent = 0;
   if (g.bytes > 0) {
     t.outMessage.setIovecs(0, t.out.address, t.out.count);
+    const full = t.held[flow] !== 0; // with bytes that were acknowledged at the source
     do {
-      sent = sendmsg(fd, t.outMessage.pointer, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } while (sent < 0 && errno() === Errno.EINTR);
+      sent = full ? -1 : sendmsg(fd, t.outMessage.pointer, MSG_DONTWAIT | MSG_NOSIGNAL);
+    } while (!full && sent < 0 && errno() === Errno.EINTR);
     t.out.count = 0;
     if (sent < 0) {
-      const number = errno();
+      const number = full ? Errno.EAGAIN : errno();
       sent = 0;
       if (number !== Errno.EAGAIN && number !== Errno.ENOBUFS) {
         // What the peer sent before it failed goes to the guest first.
@@ -389,6 +390,11 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
     }
   }
   g.bytes = 0;
+  if (g.fin && t.held[flow] !== 0) {
+    t.mark(flow, TcpFlow.blocked);
+    g.fin = false;
+    g.force = true;
+  }
   if (g.fin) takeFin(t, g, flow, fd);
 }
 

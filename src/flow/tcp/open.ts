@@ -36,7 +36,7 @@ import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "../
 import { TCP_EVENTS } from "./acknowledge.ts";
 import { IDLE_MS, OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import { linkMss, sendReset, sendSyn } from "./segments.ts";
-import type { TcpShared } from "./shared.ts";
+import { Frozen, type TcpShared } from "./shared.ts";
 import { armRetransmit, FIRST_READ } from "./to_guest.ts";
 import { sendStrayReset, sendUnreachable } from "./refuse.ts";
 
@@ -162,11 +162,17 @@ function initialize(t: TcpShared, flow: number): void {
   t.words[at + TcpWord.seqToGuest] = sequence + 1;
   t.words[at + TcpWord.seqMax] = sequence + 1;
   t.words[at + TcpWord.ackFromGuest] = sequence;
+  clearState(t, flow);
+}
+
+/** State of a flow that is not in its entry, as at the start. */
+export function clearState(t: TcpShared, flow: number): void {
   t.sendBuffer[flow] = 0;
   t.pollDelay[flow] = 0;
   t.roundTrip[flow] = 0;
   t.readHint[flow] = FIRST_READ;
   t.urgent[flow] = 0;
+  t.peerClosed[flow] = 0;
   t.undropped[flow] = 0;
   t.gap[flow] = 0;
   t.heardAt[flow] = t.context.now;
@@ -355,6 +361,8 @@ export function release(t: TcpShared, flow: number): void {
   const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
   if (fd !== -1) closeFd(fd);
   timers.clear(flow);
+  t.setFrozen(flow, Frozen.no);
+  t.letGo(flow);
   table.remove(flow, Side.guest);
   t.setState(flow, 0);
   t.words[flow * FLOW_WORDS] &= 0xffff;

@@ -108,7 +108,7 @@ export function pollAcknowledgements(t: TcpShared): void {
   let i = 0;
   for (let left = t.polledCount; left > 0; left--) {
     const flow = t.polled[i];
-    const waits = t.has(flow, TcpFlow.unacknowledged);
+    const waits = t.has(flow, TcpFlow.unacknowledged) && t.frozen[flow] === 0;
     if (waits && t.pollAt[flow] > now) {
       i++;
       continue;
@@ -148,7 +148,7 @@ export function takeTimer(t: TcpShared, flow: number): void {
 }
 
 /** The guest has something to acknowledge, or to make room for. */
-function isPending(t: TcpShared, flow: number): boolean {
+export function isPending(t: TcpShared, flow: number): boolean {
   return inFlight(t, flow) > 0 || t.has(flow, TcpFlow.readable) ||
     (t.has(flow, TcpFlow.peerFin) && !t.has(flow, TcpFlow.finToGuest));
 }

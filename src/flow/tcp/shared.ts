@@ -26,6 +26,23 @@ export interface TcpCounters {
   blocked: number;
 }
 
+/** Whether a flow is held still by a migration; see freeze.ts and restore.ts. */
+export const Frozen = {
+  no: 0,
+  /** Its socket is deaf and, as a rule, in repair mode. */
+  kept: 1,
+  /** It could not be moved: the guest is to be told. */
+  lost: 2,
+} as const;
+
+/** What the socket of a moved connection has not taken yet; see backlog.ts. */
+export interface Backlog {
+  /** Bytes of the guest that were acknowledged to it. */
+  bytes: Uint8Array<ArrayBuffer>;
+  /** The guest's FIN follows them. */
+  fin: boolean;
+}
+
 export class TcpShared {
   readonly words: Int32Array;
   /** Payload from the guest on its way to sendmsg. */
@@ -69,6 +86,14 @@ export class TcpShared {
   readonly urgent: Uint8Array;
   /** Bytes to ask for in the next read of the socket. */
   readonly readHint: Int32Array;
+  /** Flows that a migration holds still: {@link Frozen}; and how many there are. */
+  readonly frozen: Uint8Array;
+  frozenCount = 0;
+  /** 1 where the peer's FIN has come, but not to this kernel; see restore.ts. */
+  readonly peerClosed: Uint8Array;
+  /** 1 for flows with a {@link Backlog}, for which the socket counts as full. */
+  readonly held: Uint8Array;
+  readonly backlogs = new Map<number, Backlog>();
 
   /** Flows that have something to do without an event: a ring of indexes. */
   readonly ready: Int32Array;
@@ -118,6 +143,9 @@ export class TcpShared {
     this.gapEnd = new Int32Array(capacity);
     this.gapAcks = new Uint8Array(capacity);
     this.urgent = new Uint8Array(capacity);
+    this.frozen = new Uint8Array(capacity);
+    this.peerClosed = new Uint8Array(capacity);
+    this.held = new Uint8Array(capacity);
     this.ready = new Int32Array(capacity);
     this.inReady = new Uint8Array(capacity);
     this.polled = new Int32Array(capacity);
@@ -139,6 +167,27 @@ export class TcpShared {
   }
   unmark(flow: number, flag: number): void {
     this.words[flow * FLOW_WORDS] &= ~flag;
+  }
+
+  setFrozen(flow: number, frozen: number): void {
+    const before = this.frozen[flow] === Frozen.no ? 0 : 1;
+    this.frozen[flow] = frozen;
+    this.frozenCount += (frozen === Frozen.no ? 0 : 1) - before;
+  }
+  hold(flow: number, backlog: Backlog): void {
+    this.held[flow] = 1;
+    this.backlogs.set(flow, backlog);
+  }
+  /** What a flow's backlog counts for in sequence numbers. */
+  heldBytes(flow: number): number {
+    const backlog = this.backlogs.get(flow);
+    return backlog === undefined ? 0 : backlog.bytes.length + (backlog.fin ? 1 : 0);
+  }
+  /** Forgets the backlog of a flow. */
+  letGo(flow: number): void {
+    if (this.held[flow] === 0) return;
+    this.held[flow] = 0;
+    this.backlogs.delete(flow);
   }
 
   retries(flow: number): number {

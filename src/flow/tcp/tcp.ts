@@ -1,11 +1,17 @@
 /** TCP flows as the data path drives them; the rules are in the modules of this folder. */
+import type { RepairSwitch } from "../../repair/switch.ts";
+import type { MovedTcp } from "../../wire/state/model.ts";
 import { FlowKind, Side } from "../table.ts";
 import type { FlowContext, FlowHandler } from "../context.ts";
 import { Accepted, acceptOne, release, resetPeer, takeStray } from "./open.ts";
 import { untilPoll } from "./acknowledge.ts";
 import { finish, Gathered, takeSegment } from "./from_guest.ts";
+import { closeFrozenTcp, countMovable, freezeTcp, resetFrozenTcp } from "./freeze.ts";
+import { type RestoreOptions, restoreTcp } from "./restore.ts";
+import { saveTcp } from "./save.ts";
 import { pollAcknowledgements, serviceReady, takeEvents, takeTimer } from "./service.ts";
-import { type TcpCounters, TcpShared } from "./shared.ts";
+import { Frozen, type TcpCounters, TcpShared } from "./shared.ts";
+import { endLost, thawTcp } from "./thaw.ts";
 
 /** Connections accepted for one event, before others have their turn. */
 const ACCEPTS_PER_TURN = 64;
@@ -40,6 +46,8 @@ export class TcpFlows implements FlowHandler {
     if (flow !== this.#gathered.flow) {
       finish(this.#t, this.#gathered);
     }
+    // The guest repeats what it sends before its connections have thawed.
+    if (this.#t.frozenCount > 0 && flow >= 0 && this.#t.frozen[flow] !== 0) return;
     if (flow < 0) {
       takeStray(this.#t);
       return;
@@ -53,10 +61,12 @@ export class TcpFlows implements FlowHandler {
   }
 
   onSocket(flow: number, events: number): void {
+    if (this.#t.frozen[flow] !== 0) return;
     takeEvents(this.#t, flow, events);
   }
 
   onTimer(flow: number): void {
+    if (this.#t.frozen[flow] !== 0) return;
     takeTimer(this.#t, flow);
   }
 
@@ -93,18 +103,55 @@ export class TcpFlows implements FlowHandler {
     const t = this.#t;
     for (let left = t.readyCount; left > 0; left--) {
       const flow = t.takeReady();
-      if (t.context.table.kind(flow) === FlowKind.tcp) serviceReady(t, flow);
+      if (t.context.table.kind(flow) !== FlowKind.tcp) continue;
+      if (t.frozen[flow] === Frozen.no) serviceReady(t, flow);
+      else if (t.frozen[flow] === Frozen.lost) endLost(t, flow);
       if (t.context.sink.starved) return;
     }
   }
 
-  /** The guest is gone: its peers are told. */
+  /** The guest is gone: its peers are told, but of what has moved. */
   drop(flow: number): void {
-    resetPeer(this.#t, flow);
+    if (this.#t.frozen[flow] !== 0) release(this.#t, flow);
+    else resetPeer(this.#t, flow);
   }
 
   /** Closes without a word to the peer. */
   abandon(flow: number): void {
     release(this.#t, flow);
+  }
+
+  /** Connections that a migration has to carry. */
+  get movable(): number {
+    return countMovable(this.#t);
+  }
+  /** Holds all connections still; 0, or an error number: see {@link freezeTcp}. */
+  freeze(repair: RepairSwitch | undefined): number {
+    return freezeTcp(this.#t, repair);
+  }
+  /** Saves what is frozen, see {@link saveTcp}. */
+  save(indexOf: (flow: number) => number): MovedTcp[] {
+    return saveTcp(this.#t, indexOf);
+  }
+  /** Takes connections over, frozen, see {@link restoreTcp}. */
+  restore(
+    records: readonly MovedTcp[],
+    flows: ArrayLike<number>,
+    repair: RepairSwitch | undefined,
+    options?: RestoreOptions,
+  ): number {
+    return restoreTcp(this.#t, records, flows, repair, options);
+  }
+  /** What is frozen goes on; 0, or an error number: see {@link thawTcp}. */
+  thaw(repair: RepairSwitch | undefined): number {
+    return thawTcp(this.#t, repair);
+  }
+  /** Ends what is frozen without a word to anybody. */
+  discard(): void {
+    closeFrozenTcp(this.#t);
+  }
+  /** Gives up what is frozen, see {@link resetFrozenTcp}. */
+  resetFrozen(): void {
+    resetFrozenTcp(this.#t);
   }
 }

@@ -1,0 +1,323 @@
+/** Takes the sockets of frozen flows apart: what MovedTcp holds, read from the kernel. */
+import { errno, errnoName } from "../../../ffi/errno.ts";
+import {
+  getOption,
+  IPPROTO_TCP,
+  MSG_DONTWAIT,
+  MSG_PEEK,
+  queueLength,
+  setOption,
+  SIOCINQ,
+  SIOCOUTQ,
+  SO_ERROR,
+  SO_PEEK_OFF,
+  SOL_SOCKET,
+  TCP_KEEPCNT,
+  TCP_KEEPIDLE,
+  TCP_KEEPINTVL,
+  TCP_MAXSEG,
+} from "../../../ffi/socket.ts";
+import {
+  boundDevice,
+  InfoOption,
+  queueSequence,
+  readInfo,
+  readWindows,
+  receiveBytes,
+  RepairQueue,
+  selectQueue,
+  timestamp,
+  WindowWord,
+} from "../../../ffi/tcp_repair.ts";
+import { optionWords } from "../../../ffi/socket.ts";
+import type { MovedTcp } from "../../wire/state/model.ts";
+import { isFlow4 } from "../frame_head.ts";
+import { FlowKind } from "../table.ts";
+import { TcpFlow } from "./layout.ts";
+import { Frozen, type TcpShared } from "./shared.ts";
+
+/** States of Linux's TCP (net/tcp_states.h). */
+export const KernelState = {
+  established: 1,
+  finWait1: 4,
+  finWait2: 5,
+  close: 7,
+  closeWait: 8,
+  lastAck: 9,
+  closing: 11,
+} as const;
+
+const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(0);
+const SIOCOUTQNSD = 0x894b;
+/** Queues are read into blocks of this size, one after the other. */
+const BLOCK = 4 << 20;
+/**
+ * The send queue may start with bytes that are acknowledged, where a peer acknowledged
+ * part of a segment; the kernel copies segments whole.
+ */
+const SLACK = 65536;
+
+/** Memory for queues: views of large blocks, which cost no copy and no zeroing. */
+class Blocks {
+  #block: Uint8Array<ArrayBuffer> = NOTHING;
+  #used = 0;
+
+  /** Room for `size` bytes, of which {@link keep} says how many stay. */
+  room(size: number): Uint8Array<ArrayBuffer> {
+    if (size > this.#block.length - this.#used) {
+      this.#block = new Uint8Array(Math.max(size, BLOCK));
+      this.#used = 0;
+    }
+    return this.#block.subarray(this.#used, this.#used + size);
+  }
+  keep(size: number): void {
+    this.#used += size;
+  }
+}
+
+/** A connection cannot be saved; the message says why. */
+class Unsaved extends Error {}
+
+/**
+ * Saves all frozen flows; their state in the kernel stays as it is. A connection that
+ * cannot be saved gets {@link MovedTcp.lost}.
+ *
+ * @param indexOf the index by which the stream names a flow
+ */
+export function saveTcp(t: TcpShared, indexOf: (flow: number) => number): MovedTcp[] {
+  const { table } = t.context;
+  const blocks = new Blocks();
+  const saved: MovedTcp[] = [];
+  for (let flow = 0; flow < table.limit; flow++) {
+    if (table.kind(flow) !== FlowKind.tcp || t.frozen[flow] !== Frozen.kept) continue;
+    saved.push(saveOne(t, flow, indexOf(flow), blocks));
+  }
+  return saved;
+}
+
+function saveOne(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedTcp {
+  try {
+    return dump(t, flow, index, blocks);
+  } catch (error) {
+    if (!(error instanceof Unsaved)) throw error;
+    return { ...EMPTY, flow: index, lost: error.message };
+  }
+}
+
+const EMPTY: MovedTcp = {
+  flow: 0,
+  lost: "",
+  state: 0,
+  options: 0,
+  sendScale: 0,
+  receiveScale: 0,
+  sendSequence: 0,
+  receiveSequence: 0,
+  notSent: 0,
+  mss: 0,
+  timestamp: 0,
+  sndWl1: 0,
+  sndWnd: 0,
+  maxWindow: 0,
+  rcvWnd: 0,
+  rcvWup: 0,
+  keepIdle: 0,
+  keepInterval: 0,
+  keepCount: 0,
+  device: "",
+  idle: 0,
+  gap: 0,
+  gapEnd: 0,
+  recover: 0,
+  sendQueue: NOTHING,
+  receiveQueue: NOTHING,
+};
+
+function refuse(call: string): never {
+  throw new Unsaved(`${call}: ${errnoName(errno())}`);
+}
+
+function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedTcp {
+  const fd = t.context.table.fd(flow);
+  const info = readInfo(fd);
+  if (info === undefined) refuse("TCP_INFO");
+  const kernelState = info.state;
+  const { options, sendScale, receiveScale } = info;
+  const idleSender = info.unacked === 0 && info.notSent === 0;
+  if (kernelState === KernelState.close) checkClosed(t, flow, fd);
+  const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
+  const clock = (options & InfoOption.timestamps) !== 0 ? timestamp(fd) : 0;
+  if (!readWindows(fd)) refuse("TCP_REPAIR_WINDOW");
+  const sndWl1 = optionWords[WindowWord.sndWl1];
+  const sndWnd = optionWords[WindowWord.sndWnd];
+  const maxWindow = optionWords[WindowWord.maxWindow];
+  const rcvWnd = optionWords[WindowWord.rcvWnd];
+  const rcvWup = optionWords[WindowWord.rcvWup];
+  const state = stateOf(t, flow, kernelState);
+  const send = dumpSend(t, flow, fd, kernelState, idleSender, blocks);
+  const receive = dumpReceive(t, flow, fd, state, blocks);
+  const alive = t.has(flow, TcpFlow.keepAlive);
+  return {
+    flow: index,
+    lost: "",
+    state,
+    options: options & 7,
+    sendScale,
+    receiveScale,
+    sendSequence: send.sequence,
+    receiveSequence: receive.sequence,
+    notSent: send.notSent,
+    mss,
+    timestamp: clock,
+    sndWl1,
+    sndWnd,
+    maxWindow,
+    rcvWnd,
+    rcvWup,
+    keepIdle: alive ? getOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, 0) : 0,
+    keepInterval: alive ? getOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, 0) : 0,
+    keepCount: alive ? getOption(fd, IPPROTO_TCP, TCP_KEEPCNT, 0) : 0,
+    device: boundDevice(fd),
+    idle: Math.max(0, Math.round(t.context.now - t.heardAt[flow])),
+    gap: t.gap[flow],
+    gapEnd: t.gapEnd[flow],
+    recover: t.recover[flow],
+    sendQueue: send.queue,
+    receiveQueue: receive.queue,
+  };
+}
+
+/** Of a closed socket only one that was closed in good order has something to carry. */
+function checkClosed(t: TcpShared, flow: number, fd: number): void {
+  const number = getOption(fd, SOL_SOCKET, SO_ERROR, 0);
+  if (number !== 0) {
+    t.mark(flow, TcpFlow.failed | TcpFlow.readable); // as the event would have
+    throw new Unsaved(`it had failed: ${errnoName(number)}`);
+  }
+  if (!t.has(flow, TcpFlow.guestFin)) throw new Unsaved("it had been closed");
+}
+
+/**
+ * The state as peers see it. A socket that was moved before may not know in the kernel
+ * that its peer's FIN came (restore.ts), nor of a FIN of the guest that waits in the
+ * backlog.
+ */
+function stateOf(t: TcpShared, flow: number, kernel: number): number {
+  const finDue = t.backlogs.get(flow)?.fin === true;
+  const early = t.has(flow, TcpFlow.guestFin) && finDue;
+  const peer = t.peerClosed[flow] !== 0;
+  switch (kernel) {
+    case KernelState.established:
+      if (peer) return early ? KernelState.lastAck : KernelState.closeWait;
+      return early ? KernelState.finWait1 : kernel;
+    case KernelState.closeWait:
+      return early ? KernelState.lastAck : kernel;
+    case KernelState.finWait1:
+      return peer ? KernelState.lastAck : kernel;
+    case KernelState.finWait2:
+      return peer ? KernelState.close : kernel;
+    case KernelState.lastAck:
+    case KernelState.closing:
+    case KernelState.close:
+      return kernel;
+    default:
+      throw new Unsaved(`its socket is in state ${kernel}`);
+  }
+}
+
+interface Queue {
+  readonly queue: Uint8Array<ArrayBuffer>;
+  readonly sequence: number;
+}
+
+/** The kernel counts a FIN that was sent as a byte of the queue. */
+function ownFin(state: number): boolean {
+  return state === KernelState.finWait1 || state === KernelState.lastAck ||
+    state === KernelState.closing;
+}
+
+function dumpSend(
+  t: TcpShared,
+  flow: number,
+  fd: number,
+  state: number,
+  idle: boolean,
+  blocks: Blocks,
+): Queue & { readonly notSent: number } {
+  if (selectQueue(fd, RepairQueue.send) === -1) refuse("TCP_REPAIR_QUEUE");
+  const end = queueSequence(fd);
+  if (end < 0) refuse("TCP_QUEUE_SEQ");
+  let queue = NOTHING;
+  let counted = 0;
+  let notSent = 0;
+  if (!idle && state !== KernelState.close) {
+    counted = queueLength(fd, SIOCOUTQ);
+    notSent = queueLength(fd, SIOCOUTQNSD);
+    if (counted < 0 || notSent < 0) refuse("SIOCOUTQ");
+    const fin = ownFin(state) && counted > 0 ? 1 : 0;
+    queue = peekSend(fd, counted - fin, blocks);
+    notSent = Math.max(0, notSent - fin);
+  }
+  const backlog = t.backlogs.get(flow);
+  if (backlog !== undefined) {
+    const rest = backlog.bytes;
+    const whole = new Uint8Array(queue.length + rest.length);
+    whole.set(queue);
+    whole.set(rest, queue.length);
+    queue = whole;
+    notSent += rest.length;
+  }
+  return { queue, notSent, sequence: (end - counted) >>> 0 };
+}
+
+/** Reads the send queue, which the kernel copies in one go or not at all. */
+function peekSend(fd: number, length: number, blocks: Blocks): Uint8Array<ArrayBuffer> {
+  if (length === 0) return NOTHING;
+  const room = blocks.room(length + SLACK);
+  const got = receiveBytes(fd, room, MSG_PEEK | MSG_DONTWAIT);
+  if (got < 0) refuse("recv of the send queue");
+  if (got < length) throw new Unsaved(`${got} of ${length} bytes of its send queue`);
+  blocks.keep(got);
+  return room.subarray(got - length, got);
+}
+
+function dumpReceive(
+  t: TcpShared,
+  flow: number,
+  fd: number,
+  state: number,
+  blocks: Blocks,
+): Queue {
+  if (selectQueue(fd, RepairQueue.receive) === -1) refuse("TCP_REPAIR_QUEUE");
+  const end = queueSequence(fd);
+  if (end < 0) refuse("TCP_QUEUE_SEQ");
+  const length = queueLength(fd, SIOCINQ);
+  if (length < 0) refuse("SIOCINQ");
+  const fin = hasPeerFin(state) ? 1 : 0;
+  const sequence = (end - length - fin) >>> 0;
+  if (length === 0) return { queue: NOTHING, sequence };
+  const four = isFlow4(t.words, flow);
+  const offset = four ? t.peekOffset4 : t.peekOffset6;
+  if (offset) setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0);
+  const room = blocks.room(length);
+  let got = 0;
+  while (got < length) {
+    // A read ends before urgent data; the next one goes on there.
+    const more = receiveBytes(fd, room.subarray(got), MSG_PEEK | MSG_DONTWAIT);
+    if (more < 0) refuse("recv of the receive queue");
+    if (more === 0 || !offset) {
+      got += more;
+      break;
+    }
+    got += more;
+  }
+  if (got < length) throw new Unsaved(`${got} of ${length} bytes of its receive queue`);
+  blocks.keep(length);
+  return { queue: room, sequence };
+}
+
+/** The peer's FIN has come and is counted in the kernel's numbers. */
+export function hasPeerFin(state: number): boolean {
+  return state === KernelState.closeWait || state === KernelState.lastAck ||
+    state === KernelState.closing || state === KernelState.close;
+}
