@@ -129,11 +129,12 @@ function tcpAcks(): Case {
       // The window closes as the acknowledgements come: nothing new is sent.
       const end = guest.receiveNext;
       let count = 0;
-      while (end - acknowledged > 0) {
-        acknowledged = Math.min(acknowledged + 2 * mss, end);
+      // Sequence numbers wrap around, once in the 4 GiB that a run may move.
+      for (let left = end - acknowledged | 0; left > 0; left = end - acknowledged | 0) {
+        acknowledged = acknowledged + Math.min(2 * mss, left) | 0;
         guest.receiveNext = acknowledged;
         // Rounded up, as Linux does: rounded down, it would shrink a little (RFC 7323, 2.4).
-        guest.window = Math.ceil((end - acknowledged) / (1 << GUEST_SCALE));
+        guest.window = Math.ceil((end - acknowledged | 0) / (1 << GUEST_SCALE));
         guest.sendBare(TcpFlag.ack);
         count++;
       }

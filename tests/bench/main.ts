@@ -24,6 +24,8 @@ Columns, per packet (or what the case counts):
   driver     ns of the driver that plays the guest, not included above
 `;
 
+/** A case that takes this long beyond its time makes no progress (ms). */
+const PATIENCE = 60_000;
 const WORKER = import.meta.resolve("./worker.ts");
 
 async function run<T>(pass: string, { name }: Case, seconds: number): Promise<T> {
@@ -40,8 +42,9 @@ async function run<T>(pass: string, { name }: Case, seconds: number): Promise<T>
       String(seconds),
     ],
     stderr: "inherit",
+    signal: AbortSignal.timeout(PATIENCE + 3000 * seconds),
   }).output();
-  if (!success) throw new Error(`'${name}' failed`);
+  if (!success) throw new Error(`'${name}' failed or got stuck`);
   return JSON.parse(new TextDecoder().decode(stdout)) as T;
 }
 
