@@ -22,13 +22,27 @@ import { UDP_HEADER_SIZE, writeUdp } from "../wire/udp.ts";
 import type { FlowContext } from "./context.ts";
 import { HEAD4, HEAD6, isFlow4 } from "./frame_head.ts";
 import { unreachableCode } from "./outbound.ts";
-import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "./table.ts";
+import {
+  FLOW_SIZE,
+  FLOW_WORDS,
+  FlowKind,
+  FlowWord,
+  KEY_ENDPOINT_AT,
+  KEY_OUR_AT,
+  Side,
+} from "./table.ts";
 
 /** Errors taken from one queue at once. */
 const ERRORS_PER_TURN = 64;
 /** Of the packet in question, as much as any ICMP error quotes. */
 const QUOTED = 1280;
 const REPLY = 2048;
+
+/** A queue was emptied of `taken` errors: the next call shall not fail of the last. */
+function settled(fd: number, taken: number): number {
+  if (taken > 0) getOption(fd, SOL_SOCKET, SO_ERROR, 0);
+  return taken;
+}
 
 export class DatagramErrors {
   readonly #context: FlowContext;
@@ -42,13 +56,37 @@ export class DatagramErrors {
     this.#context = context;
   }
 
-  /** Tells the guest of all that waits in the error queue of a flow's socket. */
-  drain(flow: number, fd: number): void {
+  /**
+   * Tells the guest of what waits in the error queue of a flow's socket.
+   *
+   * @returns how many errors were taken; if more are left, the next call on the socket
+   *   fails with the first of them
+   */
+  drain(flow: number, fd: number): number {
     for (let i = 0; i < ERRORS_PER_TURN; i++) {
-      if (!readError(fd)) break;
+      if (!readError(fd)) return settled(fd, i);
       this.#tell(flow, fd);
     }
-    getOption(fd, SOL_SOCKET, SO_ERROR, 0); // so that the next call does not fail of it
+    return ERRORS_PER_TURN;
+  }
+
+  /** As {@link drain}, of a forwarded port's socket: many flows send through it. */
+  drainListener(fd: number, port: number): number {
+    for (let i = 0; i < ERRORS_PER_TURN; i++) {
+      if (!readError(fd)) return settled(fd, i);
+      const flow = this.#flowOfPeer(port);
+      if (flow >= 0) this.#tell(flow, fd);
+    }
+    return ERRORS_PER_TURN;
+  }
+
+  /** The flow of a forwarded port that the last error concerns, or -1. */
+  #flowOfPeer(port: number): number {
+    const { table } = this.#context;
+    table.keyBytes.set(lastError.local, KEY_OUR_AT);
+    table.keyBytes.set(lastError.peer, KEY_ENDPOINT_AT);
+    table.key[1] = (port << 16) | lastError.peerPort;
+    return table.find(FlowKind.udp, Side.host);
   }
 
   #tell(flow: number, fd: number): void {

@@ -1,5 +1,5 @@
 /** Listening sockets of -t and -u: from ports of the host to ports of the guest. */
-import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
+import { EPOLLERR, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { Errno, SyscallError } from "../../ffi/errno.ts";
 import { awaitReady, POLLIN } from "../../ffi/pipe.ts";
 import { deafen, undeafen } from "../../ffi/socket_filter.ts";
@@ -42,6 +42,7 @@ export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
       fd: number,
       guestPort: number,
       guestAddress?: Uint8Array,
+      events?: number,
     ): void;
   };
 };
@@ -172,15 +173,17 @@ export class Forwarder {
   /**
    * Something waits at a socket. An event of the same turn may have paused or closed it:
    * such a late event is ignored.
+   *
+   * @param events EPOLL* bits, if they are known
    */
-  onEvent(kind: number, index: number): void {
+  onEvent(kind: number, index: number, events: number = EPOLLERR): void {
     if (!this.#receiving || index >= this.#listening.length) return;
     const listening = this.#listening[index];
     if (listening.kind !== kind) return;
     const { tcp, udp } = this.#context;
     const { fd, guestPort, guestAddress } = listening;
     if (kind === EventKind.udpListener) {
-      udp.onListener(index, fd, guestPort, guestAddress);
+      udp.onListener(index, fd, guestPort, guestAddress, events);
     } else if (!tcp.onListener(fd, guestPort, guestAddress)) this.#rest(index);
   }
 

@@ -8,8 +8,10 @@ import {
   closeFd,
   interfaceIndex,
   IP_PKTINFO,
+  IP_RECVERR,
   IPPROTO_TCP,
   IPPROTO_UDP,
+  IPV6_RECVERR,
   IPV6_RECVPKTINFO,
   IPV6_V6ONLY,
   listenSocket,
@@ -117,6 +119,9 @@ function bindUdp(
   const information = four
     ? setOption(fd, SOL_IP, IP_PKTINFO, 1)
     : setOption(fd, SOL_IPV6, IPV6_RECVPKTINFO, 1);
+  // ICMP errors that the guest's answers meet are the guest's to hear of.
+  setOption(fd, SOL_IP, IP_RECVERR, 1);
+  if (!four) setOption(fd, SOL_IPV6, IPV6_RECVERR, 1);
   return information === 0 &&
     bindSocket(fd, address, 0, port, scopeOf(address, rule)) === 0 &&
     setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1) === 0 &&

@@ -63,7 +63,7 @@ export class UdpFlows implements FlowHandler {
     if ((events & EPOLLERR) !== 0) {
       u.errors.drain(flow, u.words[flow * FLOW_WORDS + FlowWord.fd]);
     }
-    if ((events & EPOLLIN) !== 0) this.#receive(flow);
+    if ((events & (EPOLLIN | EPOLLERR)) !== 0) this.#receive(flow);
   }
 
   #receive(flow: number): void {
@@ -86,14 +86,22 @@ export class UdpFlows implements FlowHandler {
    * @param fd its socket, bound; it may serve both families
    * @param guestPort port of the guest that it is forwarded to
    * @param guestAddress of the guest, unless it is the one it uses
+   * @param events EPOLL* bits; with EPOLLERR, errors of what the guest answered wait
    */
   onListener(
     index: number,
     fd: number,
     guestPort: number,
     guestAddress?: Uint8Array,
+    events: number = EPOLLERR,
   ): void {
-    if (this.#note(index, fd, guestPort, guestAddress)) this.#listen(index);
+    if (!this.#note(index, fd, guestPort, guestAddress)) return;
+    const u = this.#u;
+    const { [index]: listener } = u.listeners;
+    if ((events & EPOLLERR) !== 0 && listener !== undefined) {
+      u.errors.drainListener(fd, listener.port);
+    }
+    this.#listen(index);
   }
 
   #note(

@@ -29,7 +29,7 @@ import type { UdpListener, UdpShared } from "./udp_shared.ts";
 
 /** Datagrams of one socket before others have their turn. */
 const TURN = 256;
-/** Errors in one turn that are taken for those of earlier sends, which come one by one. */
+/** Failures in one turn that no error queue tells more about. */
 const ERRORS = 8;
 const CMSG_HEADER = 16;
 /** :: and 0.0.0.0, for a local address that the kernel did not tell. */
@@ -87,8 +87,10 @@ export function receiveFlow(u: UdpShared, flow: number): number {
     if (got < 0) {
       const number = errno();
       sink.end();
-      if (number === Errno.EAGAIN || ++failures > ERRORS) return Received.all;
-      u.errors.drain(flow, fd); // an error of something sent: there may be datagrams
+      if (number === Errno.EAGAIN) return Received.all;
+      const errors = u.errors.drain(flow, fd); // of what was sent: there may be datagrams
+      if (errors === 0 && ++failures > ERRORS) return Received.all;
+      total += errors;
       continue;
     }
     for (let i = 0; i < got; i++) deliver(u, flow, i, head, 0);
@@ -155,7 +157,10 @@ export function receiveListener(u: UdpShared, index: number): number {
     if (got < 0) {
       const number = errno();
       sink.end();
-      if (number === Errno.EAGAIN || ++failures > ERRORS) return Received.all;
+      if (number === Errno.EAGAIN) return Received.all;
+      const errors = u.errors.drainListener(listener.fd, listener.port);
+      if (errors === 0 && ++failures > ERRORS) return Received.all;
+      total += errors;
       continue;
     }
     for (let i = 0; i < got; i++) takeFrom(u, index, listener, i);

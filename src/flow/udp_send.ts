@@ -29,6 +29,8 @@ import type { UdpShared } from "./udp_shared.ts";
 
 const MESSAGES = 128;
 const IOVECS = 2048;
+/** Times that a datagram is sent again after errors that others met. */
+const RETRIES = 4;
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
 const NAME_SIZE = 32;
 const CONTROL_SIZE = 48;
@@ -161,21 +163,22 @@ export class UdpSend {
   #sendAll(flow: number, fd: number): void {
     const u = this.#u;
     const { drops } = u.context;
-    let retried = -1;
+    let retries = 0;
     for (let done = 0; done < this.#count;) {
       const from = done === 0 ? this.#messages.pointer : this.#messages.pointerTo(done);
       const sent = fd < 0 ? -1 : sendmmsg(fd, from, this.#count - done, SEND_FLAGS);
       if (sent > 0) {
         done += sent;
+        retries = 0;
         u.counters.sent += sent;
         continue;
       }
-      if (fd >= 0 && retried !== done && this.#again(flow, fd, done, errno())) {
-        retried = done;
+      if (fd >= 0 && this.#again(flow, fd, done, errno()) && ++retries <= RETRIES) {
         continue;
       }
       drops.socket++;
       done++;
+      retries = 0;
     }
   }
 
@@ -192,10 +195,11 @@ export class UdpSend {
         return this.#tooBig(flow, fd, i);
     }
     // An error that an earlier datagram met is reported to this one instead.
-    const shared = u.words[flow * FLOW_WORDS + UdpWord.listener] !== 0;
-    const before = u.errors.reported;
-    if (!shared) u.errors.drain(flow, fd);
-    if (number === Errno.ECONNREFUSED || u.errors.reported !== before) return true;
+    const { [u.words[flow * FLOW_WORDS + UdpWord.listener] - 1]: listener } = u.listeners;
+    const taken = listener === undefined
+      ? u.errors.drain(flow, fd)
+      : u.errors.drainListener(fd, listener.port);
+    if (number === Errno.ECONNREFUSED || taken > 0) return true;
     u.errors.tellUnreachable(flow, number);
     return false;
   }

@@ -3,6 +3,8 @@ import { assert, assertEquals } from "@std/assert";
 import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import {
   IP_PKTINFO,
+  IP_RECVERR,
+  IPV6_RECVERR,
   IPV6_RECVPKTINFO,
   IPV6_V6ONLY,
   setOption,
@@ -201,6 +203,8 @@ for (const { name, out, loopback, headers } of FAMILIES) {
 }
 
 function prepareListener(fd: number): void {
+  setOption(fd, SOL_IP, IP_RECVERR, 1);
+  setOption(fd, SOL_IPV6, IPV6_RECVERR, 1);
   setOption(fd, SOL_IP, IP_PKTINFO, 1);
   setOption(fd, SOL_IPV6, IPV6_V6ONLY, 0);
   setOption(fd, SOL_IPV6, IPV6_RECVPKTINFO, 1);
@@ -211,8 +215,9 @@ function watch(world: FlowWorld, listener: HostUdp): void {
   world.epoll.add(listener.fd, EPOLLIN + EPOLLET, data);
   const event = world.event.bind(world);
   world.event = (i) => {
-    if (world.epoll.data(i) === data) world.path.udp.onListener(5, listener.fd, 8080);
-    else event(i);
+    if (world.epoll.data(i) !== data) return event(i);
+    const events = world.epoll.events(i);
+    world.path.udp.onListener(5, listener.fd, 8080, undefined, events);
   };
 }
 
@@ -272,6 +277,77 @@ Deno.test("a listener of both families tells them apart, whichever comes", () =>
     }, prepareListener);
   });
 });
+
+/** Makes peers known to the guest through the listener; their ports. */
+function introduce(
+  world: FlowWorld,
+  listener: HostUdp,
+  peers: readonly HostUdp[],
+  to: Uint8Array,
+): number[] {
+  for (const peer of peers) peer.send(pattern(3), to, listener.port);
+  world.settle();
+  assertEquals(world.frames().length, peers.length);
+  return peers.map(({ port }) => port);
+}
+
+for (const { name, out, loopback } of FAMILIES) {
+  for (const any of ["::", "own family"]) {
+    const where = any === "::" ? "a listener of both families" : "a listener";
+    Deno.test(`${name}: peers that are gone are told of by ICMP through ${where}`, () => {
+      withWorld({}, (world) => {
+        world.driver.post(250, 1526);
+        withSocket(any === "::" ? ip("::") : loopback, (listener) => {
+          watch(world, listener);
+          const gone = [new HostUdp(loopback), new HostUdp(loopback)];
+          withSocket(loopback, (alive) => {
+            const [first, second] = introduce(world, listener, gone, loopback);
+            introduce(world, listener, [alive], loopback);
+            for (const peer of gone) peer.close();
+            const answer = (port: number, size: number) => {
+              const frame = udpPacket(out, 8080, port, pattern(size));
+              world.driver.send(frame);
+              return frame;
+            };
+            // The living peer is reached whatever the others' answers met.
+            const lost = [answer(first, 30), answer(second, 31)];
+            answer(alive.port, 32);
+            lost.push(answer(first, 33));
+            answer(alive.port, 34);
+            alive.send(pattern(35), loopback, listener.port);
+            world.settle();
+            assertEquals(alive.receive()?.bytes, pattern(32));
+            assertEquals(alive.receive()?.bytes, pattern(34));
+            const packets = world.frames().map(readPacket);
+            const told = packets.filter(({ protocol }) => protocol !== 17);
+            const data = packets.filter(({ protocol }) => protocol === 17);
+            assertEquals(data.map(({ payload }) => payload), [pattern(35)]);
+            const expected = name === "IPv4" ? 0x0303 : 0x0104;
+            const types = told.map(({ transport }) => transport.getUint16(0));
+            assertEquals(types, lost.map(() => expected));
+            const start = name === "IPv4" ? 20 : 40; // ports and length of the quoted one
+            const quoted = told.map(({ payload }) => payload.slice(start, start + 6));
+            const sent = lost.map((f) => f.slice(14 + start, 14 + start + 6));
+            const order = (list: Uint8Array[]) => list.map((b) => b.toHex()).toSorted();
+            assertEquals(order(quoted), order(sent));
+            assertEquals(
+              told.map(({ from, to }) => [from, to]),
+              lost.map(() => [out.to, out.from]),
+            );
+          });
+        }, any === "::" ? prepareListener : prepareOwn(name));
+      });
+    });
+  }
+}
+
+/** As prepareListener(), of a socket of one family. */
+function prepareOwn(name: string): (fd: number) => void {
+  return (fd) => {
+    prepareListener(fd);
+    if (name === "IPv6") setOption(fd, SOL_IPV6, IPV6_V6ONLY, 1);
+  };
+}
 
 Deno.test("flows idle for long end, those in use stay", () => {
   withWorld({}, (world) => {

@@ -282,7 +282,7 @@ export class DirtyWorld {
     const { path } = this.device;
     if (kind === EventKind.control) path.kicked(index - KICK_INDEX);
     else if (kind === EventKind.tcpListener || kind === EventKind.udpListener) {
-      this.#forwarder.onEvent(kind, index);
+      this.#forwarder.onEvent(kind, index, epoll.events(i));
     } else path.onSocket(kind, index, epoll.high(i), epoll.events(i));
   }
 
