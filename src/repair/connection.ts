@@ -1,4 +1,4 @@
-/** The helper's side of the protocol: see link.ts for the other, and for what is sent. */
+/** The helper's side of the protocol: see remote.ts for the other, and for what is sent. */
 import { Errno, errno, errnoName } from "../../ffi/errno.ts";
 import { close } from "../../ffi/event.ts";
 import {

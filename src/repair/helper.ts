@@ -4,6 +4,7 @@
  */
 import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
 import { Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
+import { closeFd } from "../../ffi/socket.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { connectUnix } from "../../ffi/unix_socket.ts";
 import { StartError, UsageError } from "../errors.ts";
@@ -11,11 +12,13 @@ import { log } from "../log.ts";
 import { Connection, RequestError } from "./connection.ts";
 import { FolderHelper } from "./folder.ts";
 import { MISSING, narrowToNetAdmin } from "./narrow.ts";
-import { probeRepair } from "./switch.ts";
+import { newTcpSocket, probeRepair, REPAIR_OFF, REPAIR_ON, switchAll } from "./switch.ts";
 
 /** How long a service that others wait for, too, is asked again. */
 const BUSY_MS = 10_000;
 const BUSY_PAUSE_MS = 20;
+const WARM_UP_SOCKETS = 32;
+const WARM_UP_ROUNDS = 256;
 
 const HELP = `Usage: vuelo repair PATH
 
@@ -59,6 +62,7 @@ export function repairCommand(args: readonly string[]): number {
   narrowToNetAdmin({ uid: status.uid ?? 0, gid: status.gid ?? 0 });
   checkRights();
   raiseDescriptorLimit();
+  warmUp();
   return status.isDirectory ? new FolderHelper(path).run() : serveSocket(path);
 }
 
@@ -94,6 +98,15 @@ function checkRights(): void {
   if (error === 0) return;
   if (error === Errno.EPERM) throw new StartError(MISSING);
   throw new StartError(`the kernel refuses TCP_REPAIR: ${errnoName(error)}`);
+}
+
+/** Has the machine code made before a guest waits for it. */
+function warmUp(): void {
+  const fds = Array.from({ length: WARM_UP_SOCKETS }, newTcpSocket);
+  for (let i = 0; i < WARM_UP_ROUNDS; i++) {
+    switchAll(fds, i % 2 === 0 ? REPAIR_ON : REPAIR_OFF);
+  }
+  for (const fd of fds) closeFd(fd);
 }
 
 function serveSocket(path: string): number {

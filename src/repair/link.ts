@@ -1,56 +1,22 @@
 /**
  * The socket at which vuelo, that itself has no rights, waits for the privileged helper:
- * `vuelo repair` or passt-repair. A message is one signed byte, 1 for repair mode on and 0
- * for off, with up to 253 sockets; the helper answers with the same byte when it has
- * switched them all, and with nothing but the end of the connection if it could not.
+ * `vuelo repair` or passt-repair.
  */
-import { Errno, errno, errnoName, SyscallError } from "../../ffi/errno.ts";
+import { Errno, SyscallError } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
-import { getStructure, optionWords, SOL_SOCKET } from "../../ffi/socket.ts";
-import {
-  acceptUnix,
-  awaitInput,
-  MAX_MESSAGE_FDS,
-  receive,
-  send,
-} from "../../ffi/unix_socket.ts";
+import { acceptUnix } from "../../ffi/unix_socket.ts";
 import type { Config } from "../config.ts";
 import { StartError } from "../errors.ts";
 import { log } from "../log.ts";
 import { Listener } from "../vhost_user/listener.ts";
-import {
-  isInRepair,
-  newTcpSocket,
-  REPAIR_OFF,
-  REPAIR_ON,
-  type RepairMode,
-  type RepairSwitch,
-} from "./switch.ts";
+import { HAS_GONE, RemoteHelper } from "./remote.ts";
+import { REPAIR_OFF, REPAIR_ON, type RepairSwitch } from "./switch.ts";
 
 /** For a whole call of {@link RepairLink.switchSockets}, during which nothing else runs. */
 export const REPAIR_TIMEOUT_MS = 5000;
 
-/**
- * Fewer sockets than this are filled up with a spare one. passt-repair as Debian ships it
- * drops descriptors of a message that has more of them than an earlier one on the same
- * connection had, and answers as if all were well. So batches must not grow, and if the
- * first had a single socket, thousands would have to follow one by one.
- */
-const SMALLEST_BATCH = 64;
-
-const SO_PEERCRED = 17;
-const NO_FD = -1;
 /** Connections accepted in one go, more than the backlog holds. */
 const MAX_ACCEPTED = 16;
-
-/** Results of reading that are not what is wrong with an answer. */
-const ANSWERED = "answered";
-const HAS_GONE = "has ended the connection";
-/** Errors of sending for which the helper is to blame. */
-const HELPER_ERRORS: readonly number[] = [Errno.EPIPE, Errno.ECONNRESET, Errno.EAGAIN];
-
-const LISTENER_EVENT = 0;
-const HELPER_EVENT = 1;
 
 /** What the link tells its operator. */
 export interface RepairLog {
@@ -60,23 +26,14 @@ export interface RepairLog {
   debug(message: string): void;
 }
 
-/** A connected helper. */
-interface Helper {
-  readonly fd: number;
-  readonly pid: number;
-  /** TCP socket to fill up batches with; NO_FD if there was none to be had. */
-  readonly spare: number;
-  /** Descriptors that a batch may have. */
-  limit: number;
-}
-
 export class RepairLink implements RepairSwitch {
   /** To be watched for input, as long as the link is open. */
   readonly fd: number;
   readonly #listener: Listener;
+  /** The listening socket and the helper's connection, so that one is to be watched. */
   readonly #epoll = new Epoll(2);
   readonly #log: RepairLog;
-  #helper: Helper | null = null;
+  #helper: RemoteHelper | null = null;
   #closed = false;
 
   /**
@@ -87,7 +44,7 @@ export class RepairLink implements RepairSwitch {
   constructor(readonly path: string, report: RepairLog = log) {
     this.#log = report;
     this.#listener = new Listener(path, report);
-    this.#epoll.add(this.#listener.fd, EPOLLIN, LISTENER_EVENT);
+    this.#epoll.add(this.#listener.fd, EPOLLIN, 0);
     this.fd = this.#epoll.fd;
   }
 
@@ -111,43 +68,31 @@ export class RepairLink implements RepairSwitch {
   /** Notices that the helper has gone, and takes one that has come. */
   onReadable(): void {
     if (this.#closed) return;
-    if (this.#helper !== null) this.#look(this.#helper);
+    const did = this.#helper?.unasked() ?? "";
+    if (did === HAS_GONE) this.#log.info(this.#about(did));
+    else if (did !== "") this.#log.warn(`${this.#about(did)}; connection closed`);
+    if (did !== "") this.#drop();
     for (let i = 0; i < MAX_ACCEPTED; i++) {
       const fd = acceptUnix(this.#listener.fd);
       if (fd === -1) return;
-      if (this.#helper === null) this.#take(fd);
-      else {
+      if (this.#helper === null) {
+        this.#helper = new RemoteHelper(fd);
+        this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, 0);
+        this.#log.info(this.#about("connected"));
+      } else {
         close(fd);
         this.#log.warn(`${this.path}: refused a second repair helper, one is connected`);
       }
     }
   }
 
-  #take(fd: number): void {
-    const known = getStructure(fd, SOL_SOCKET, SO_PEERCRED) >= 4;
-    const pid = known ? optionWords[0] : 0;
-    this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, HELPER_EVENT);
-    this.#helper = { fd, pid, spare: newTcpSocket(), limit: MAX_MESSAGE_FDS };
-    this.#log.info(`${this.path}: repair helper connected (process ${pid})`);
-  }
-
-  /** A helper has nothing to say unless it was asked. */
-  #look(helper: Helper): void {
-    if (!awaitInput(helper.fd, 0)) return;
-    const what = this.#read(helper, undefined);
-    if (what === "") return;
-    const line = `${this.path}: repair helper (process ${helper.pid}) ${what}`;
-    if (what === HAS_GONE) this.#log.info(line);
-    else this.#log.warn(line);
-    this.#drop();
+  #about(what: string): string {
+    return `${this.path}: repair helper (process ${this.#helper?.pid}) ${what}`;
   }
 
   #drop(): void {
-    const helper = this.#helper;
-    if (helper === null) return;
+    this.#helper?.close();
     this.#helper = null;
-    close(helper.fd);
-    if (helper.spare !== NO_FD) close(helper.spare);
   }
 
   /**
@@ -163,109 +108,26 @@ export class RepairLink implements RepairSwitch {
     on: boolean,
     timeoutMs: number = REPAIR_TIMEOUT_MS,
   ): number {
-    const deadline = performance.now() + timeoutMs;
-    const mode = on ? REPAIR_ON : REPAIR_OFF;
-    let rest = Array.from(fds);
-    if (rest.length > 0) this.onReadable();
-    while (rest.length > 0) {
-      const helper = this.#helper;
-      if (helper === null) {
-        this.#log.error(`TCP repair ${on ? "on" : "off"}: ${this.describe()}`);
-        return Errno.ENOTCONN;
-      }
-      // As equal as can be, so that a small rest doesn't make all that follow small.
-      const size = Math.ceil(rest.length / Math.ceil(rest.length / helper.limit));
-      const batch = rest.slice(0, size);
-      const failure = this.#exchange(helper, batch, mode, deadline, timeoutMs);
-      if (failure !== 0) return failure;
-      const missed = batch.filter((fd) => isInRepair(fd) !== on);
-      if (missed.length === size) {
-        return this.#fail(helper, size, mode, "answered that it did, but did not");
-      }
-      if (missed.length > 0) {
-        helper.limit = size - missed.length;
-        this.#log.debug(`repair helper left out ${missed.length} of ${size} sockets`);
-      }
-      rest = missed.concat(rest.slice(size));
+    if (fds.length === 0) return 0;
+    this.onReadable();
+    if (this.#helper === null) {
+      this.#log.error(`TCP repair ${on ? "on" : "off"}: ${this.describe()}`);
+      return Errno.ENOTCONN;
     }
-    return 0;
-  }
-
-  /** Sends one message and waits for its answer; 0 or an error number. */
-  #exchange(
-    helper: Helper,
-    batch: readonly number[],
-    mode: RepairMode,
-    deadline: number,
-    timeoutMs: number,
-  ): number {
-    const { length } = batch;
-    if (performance.now() >= deadline) {
-      const what = `was not done after ${timeoutMs} ms`;
-      return this.#fail(helper, length, mode, what, Errno.ETIMEDOUT);
+    const failure = this.#helper.switchSockets(fds, on, timeoutMs);
+    if (failure === undefined) return 0;
+    const { error, what, sockets, lost } = failure;
+    const asked = `TCP repair ${on ? "on" : "off"} of ${sockets} sockets`;
+    if (!lost) {
+      this.#log.error(`${this.path}: cannot ask for ${asked}: ${what}`);
+      return error;
     }
-    const filled = fill(batch, helper);
-    helper.limit = Math.min(helper.limit, filled.length);
-    if (send(helper.fd, new Uint8Array([mode & 0xff]), filled) !== 1) {
-      const number = errno();
-      if (!HELPER_ERRORS.includes(number)) {
-        const what = `${length} sockets to the repair helper: ${errnoName(number)}`;
-        this.#log.error(`${this.path}: cannot send ${what}`);
-        return number;
-      }
-      const what = `took no message (${errnoName(number)})`;
-      return this.#fail(helper, length, mode, what, number);
-    }
-    for (;;) {
-      const left = deadline - performance.now();
-      if (left <= 0) {
-        const what = `did not answer within ${timeoutMs} ms`;
-        return this.#fail(helper, length, mode, what, Errno.ETIMEDOUT);
-      }
-      if (!awaitInput(helper.fd, left)) continue;
-      const what = this.#read(helper, mode);
-      if (what === ANSWERED) return 0;
-      if (what === "") continue;
-      const error = what === HAS_GONE ? Errno.ECONNRESET : Errno.EPROTO;
-      return this.#fail(helper, length, mode, what, error);
-    }
-  }
-
-  /**
-   * Reads what is there: {@link ANSWERED} if it is the answer `expected`, "" if there was
-   * nothing, else what is wrong with it.
-   */
-  #read(helper: Helper, expected: RepairMode | undefined): string {
-    const bytes = new Uint8Array(2);
-    const fds: number[] = [];
-    const count = receive(helper.fd, bytes, fds);
-    const number = errno();
-    for (const fd of fds) close(fd);
-    if (count === -1 && number === Errno.EAGAIN) return "";
-    if (count === 0 || count === -1) return HAS_GONE;
-    const came = count === 1 ? `${bytes[0] << 24 >> 24}` : "more than one byte";
-    if (expected === undefined) return `sent ${came} unasked; connection closed`;
-    if (count === 1 && bytes[0] === (expected & 0xff) && fds.length === 0) {
-      return ANSWERED;
-    }
-    return `answered ${came}${fds.length > 0 ? " with descriptors" : ""}`;
-  }
-
-  /** Logs why a helper is no good, and is done with it; returns `number`. */
-  #fail(
-    helper: Helper,
-    sockets: number,
-    mode: RepairMode,
-    what: string,
-    number: number = Errno.EPROTO,
-  ): number {
+    const expected = `expected the answer ${on ? REPAIR_ON : REPAIR_OFF}`;
     this.#log.error(
-      `${this.path}: repair helper (process ${helper.pid}) was asked for TCP repair ` +
-        `${mode === REPAIR_ON ? "on" : "off"} of ${sockets} sockets, expected the ` +
-        `answer ${mode}: it ${what}; connection closed`,
+      this.#about(`was asked for ${asked}, ${expected}: it ${what}; connection closed`),
     );
     this.#drop();
-    return number;
+    return error;
   }
 
   /** Ends the connection to the helper, stops listening, and removes the socket. */
@@ -276,13 +138,6 @@ export class RepairLink implements RepairSwitch {
     this.#listener.close();
     this.#epoll.close();
   }
-}
-
-/** The sockets of a message: see {@link SMALLEST_BATCH}. */
-function fill(batch: readonly number[], helper: Helper): readonly number[] {
-  const wanted = Math.min(SMALLEST_BATCH, helper.limit);
-  if (helper.spare === NO_FD || batch.length >= wanted) return batch;
-  return batch.concat(Array(wanted - batch.length).fill(helper.spare));
 }
 
 /**

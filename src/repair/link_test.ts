@@ -39,7 +39,7 @@ withLink("one helper at a time; a hang-up frees the place", (link) => {
   link.onReadable();
   assertEquals(epoll.wait(0), 0);
   assert(link.connected);
-  assertMatch(lines[0], new RegExp(`repair helper connected \\(process ${Deno.pid}\\)`));
+  assertMatch(lines[0], new RegExp(`repair helper \\(process ${Deno.pid}\\) connected`));
 
   const second = connectUnix(link.path);
   assertEquals(epoll.wait(0), 1);
@@ -72,7 +72,7 @@ withLink("without a helper there is an error number and a line", (link) => {
 const FAILURES: [Behaviour, number, RegExp][] = [
   ["hang up", Errno.ECONNRESET, /expected the answer 1: it has ended the connection/],
   ["wrong", Errno.EPROTO, /expected the answer 1: it answered 0/],
-  ["twice", Errno.EPROTO, /it answered more than one byte/],
+  ["descriptors", Errno.EPROTO, /it answered with descriptors/],
   ["lie", Errno.EPROTO, /it answered that it did, but did not/],
   ["silent", Errno.ETIMEDOUT, /it did not answer within 50 ms/],
 ];
@@ -91,12 +91,22 @@ for (const [behaviour, number, line] of FAILURES) {
   });
 }
 
+withLink("a helper that answers twice loses its connection", async (link) => {
+  const helper = await ScriptedHelper.connected(link, { behaviours: ["twice"] });
+  const fds = Array.from({ length: 300 }, newTcpSocket);
+  // The second answer to the first message is none to the second message.
+  assertEquals(link.switchSockets(fds, true, 30_000), Errno.EPROTO);
+  assertEquals(link.connected, false);
+  await helper.end();
+  fds.forEach(close);
+});
+
 withLink("a helper that speaks unasked loses its connection", async (link) => {
   const orders = { path: link.path, behaviours: ["switch"] as const, unasked: true };
   const helper = new ScriptedHelper(orders);
   await until("it was heard", () => {
     link.onReadable();
-    return lines.some((line) => line.includes("sent 1 unasked"));
+    return lines.some((line) => line.includes("sent 1 unasked; connection closed"));
   });
   assertEquals(link.connected, false);
   assertEquals((await helper.end()).batches, []);

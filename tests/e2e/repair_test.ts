@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { program } from "../../scripts/lab/packages.ts";
 import { passt } from "../../scripts/lab/passt.ts";
+import { Errno } from "../../ffi/errno.ts";
 import { close } from "../../ffi/event.ts";
 import {
   AF_INET,
@@ -344,6 +345,11 @@ async function withLink(
 Deno.test("vuelo with vuelo repair", async () => {
   await withLink((path) => startHelper([path]), async (link, helper) => {
     await exercise(link);
+    await withSockets(300, (fds) => {
+      assertEquals(link.switchSockets([...fds, 1_000_000], true), Errno.EBADF);
+      assert(link.connected, "which is not the helper's fault");
+      assertEquals(link.switchSockets(fds, true), 0);
+    });
     link.close();
     assertEquals((await helper.status).code, 0);
   });
@@ -401,8 +407,8 @@ Deno.test("helpers that leave sockets out are asked again", async () => {
     });
     few.close();
     ({ batches } = await helper.end());
-    assertEquals(batches.slice(0, 3), [150, 3, 3]);
-    assertEquals(batches.length, 1 + 99);
+    assertEquals(batches.slice(0, 4), [150, 150, 3, 3]);
+    assertEquals(batches.length, 2 + 98);
   });
 });
 

@@ -8,7 +8,8 @@ import { REPAIR_ON, type RepairMode, switchAll } from "../../src/repair/switch.t
 
 /**
  * What it does with a message: switch all its sockets or only the first few and answer,
- * answer and do nothing, answer something else, answer twice, say nothing, or hang up.
+ * answer and do nothing, answer something else, answer twice and do nothing, answer with
+ * descriptors, say nothing, or hang up.
  */
 export type Behaviour =
   | "switch"
@@ -17,6 +18,7 @@ export type Behaviour =
   | "lie"
   | "wrong"
   | "twice"
+  | "descriptors"
   | "silent"
   | "hang up";
 
@@ -62,7 +64,8 @@ function play({ path, behaviours, unasked }: Orders): Report {
     const answer = react(behaviour, byte[0] << 24 >> 24 as RepairMode, fds, batches);
     for (const received of fds) close(received);
     if (answer === undefined) break;
-    if (answer.length > 0) send(fd, new Uint8Array(answer));
+    const sent = behaviour === "descriptors" ? [fd] : [];
+    if (answer.length > 0) send(fd, new Uint8Array(answer), sent);
   }
   close(fd);
   return { batches, commands };
@@ -86,6 +89,7 @@ function react(
       switchAll(fds, mode);
       return [byte];
     case "lie":
+    case "descriptors":
       return [byte];
     case "wrong":
       return [mode === REPAIR_ON ? 0 : 1];
