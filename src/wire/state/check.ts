@@ -1,0 +1,244 @@
+/**
+ * What must hold of flow entries, whatever the format they came in, so that the flow
+ * table and its services may rely on them.
+ */
+import { isIPv4, isUnspecified } from "../address.ts";
+import { entryBytes } from "./entries.ts";
+import { invalid } from "./error.ts";
+import { FLOW_WORDS, FlowKind, FlowWord, PingWord, UdpWord } from "./flow_entry.ts";
+import type { MovedTcp } from "./model.ts";
+import { TcpFlow, TcpState, TcpWord } from "./tcp_entry.ts";
+
+/** Where a word of an entry lies in the stream, for errors. */
+export type WordOffset = (flow: number, word: number) => number;
+
+/** 65535 << 14: the most that may be under way (RFC 7323, section 2.3), and a FIN. */
+const MOST_IN_FLIGHT = 2 ** 30;
+const MAX_SCALE = 14;
+const MAX_HINT = 64;
+const MAX_DISCOVER = 5;
+/** What is in the upper bits of the first word, for each kind. */
+const LAST_STATE = [0, TcpState.established, 0, 0, 0];
+
+/**
+ * Checks all entries.
+ *
+ * @throws StateError
+ */
+export function checkEntries(
+  entries: Int32Array<ArrayBuffer>,
+  offsetOf: WordOffset,
+): void {
+  const seen = new Map<string, number>();
+  const bytes = entryBytes(entries);
+  for (let flow = 0; flow * FLOW_WORDS < entries.length; flow++) {
+    const check = new EntryCheck(entries, bytes, flow, offsetOf);
+    check.all();
+    const other = seen.get(check.key());
+    if (other !== undefined) {
+      throw check.error(
+        FlowWord.guestPorts,
+        "guest side",
+        "one of its own",
+        `${other}'s`,
+      );
+    }
+    seen.set(check.key(), flow);
+  }
+}
+
+/** Checks one entry. */
+class EntryCheck {
+  readonly #at: number;
+  readonly #kind: number;
+
+  constructor(
+    readonly words: Int32Array,
+    readonly bytes: Uint8Array,
+    readonly flow: number,
+    readonly offsetOf: WordOffset,
+  ) {
+    this.#at = flow * FLOW_WORDS;
+    this.#kind = words[this.#at] & 0xff;
+  }
+
+  error(word: number, field: string, expected: string, came: number | string): Error {
+    const offset = this.offsetOf(this.flow, word);
+    return invalid(offset, `flow ${this.flow}: ${field}`, expected, came);
+  }
+
+  /** Checks that bits of a word lie in a range. */
+  #range(word: number, field: string, value: number, low: number, high: number): void {
+    if (value >= low && value <= high) return;
+    throw this.error(word, field, `${low} to ${high}`, value);
+  }
+
+  #word(word: number): number {
+    return this.words[this.#at + word];
+  }
+
+  /** What its guest side is found by. */
+  key(): string {
+    const start = (this.#at + FlowWord.guestPorts) * 4;
+    const side = this.bytes.subarray(start, start + 36);
+    return String.fromCharCode(this.#kind, ...side);
+  }
+
+  all(): void {
+    const kind = this.#kind;
+    this.#range(FlowWord.kind, "kind", kind, FlowKind.tcp, FlowKind.ping6);
+    const state = (this.#word(FlowWord.kind) >>> 8) & 0xff;
+    const first = kind === FlowKind.tcp ? TcpState.connecting : 0;
+    this.#range(FlowWord.kind, "state", state, first, LAST_STATE[kind]);
+    const fd = this.#word(FlowWord.fd);
+    if (fd !== -1) throw this.error(FlowWord.fd, "descriptor", "-1", fd);
+    this.#addresses("guest side", FlowWord.guestOur, FlowWord.guestEndpoint);
+    this.#addresses("host side", FlowWord.hostOur, FlowWord.hostEndpoint);
+    if (kind === FlowKind.tcp) this.#tcp(state);
+    else if (kind === FlowKind.udp) this.#udp();
+    else this.#ping();
+  }
+
+  /** Both of one family, where they are known. */
+  #addresses(side: string, our: number, endpoint: number): void {
+    const ourAt = (this.#at + our) * 4;
+    const endpointAt = (this.#at + endpoint) * 4;
+    const unknown = isUnspecified(this.bytes, endpointAt);
+    if (unknown && endpoint === FlowWord.hostEndpoint) {
+      throw this.error(endpoint, `${side}, endpoint`, "an address", "none");
+    }
+    if (unknown || isUnspecified(this.bytes, ourAt)) return;
+    if (isIPv4(this.bytes, ourAt) === isIPv4(this.bytes, endpointAt)) return;
+    throw this.error(our, `${side}, addresses`, "both of one family", "one of each");
+  }
+
+  #tcp(state: number): void {
+    const port = this.#word(FlowWord.hostPorts) & 0xffff;
+    this.#range(FlowWord.hostPorts, "port of the peer", port, 1, 65535);
+    const counts = this.#word(TcpWord.counts);
+    this.#range(TcpWord.counts, "window scale of the guest", counts & 0xff, 0, MAX_SCALE);
+    const ours = (counts >>> 8) & 0xff;
+    this.#range(TcpWord.counts, "window scale to the guest", ours, 0, MAX_SCALE);
+    this.#range(TcpWord.counts, "upper bits of its counts", counts >>> 24, 0, 0);
+    this.#range(TcpWord.mss, "MSS", this.#word(TcpWord.mss), 1, 65535);
+    const acknowledged = this.#word(TcpWord.ackFromGuest);
+    const next = this.#word(TcpWord.seqToGuest);
+    const highest = this.#word(TcpWord.seqMax);
+    const flying = next - acknowledged | 0;
+    const most = highest - acknowledged | 0;
+    this.#range(TcpWord.seqMax, "bytes under way", most, 0, MOST_IN_FLIGHT);
+    this.#range(TcpWord.seqToGuest, "next byte to the guest", flying, 0, most);
+    if (state < TcpState.synSent) this.#acknowledged();
+    else if (state === TcpState.established) {
+      this.#acknowledged();
+      this.#fins();
+    }
+  }
+
+  /** Of what the guest sent, at most all is acknowledged. */
+  #acknowledged(): void {
+    const told = this.#word(TcpWord.ackToGuest);
+    const taken = this.#word(TcpWord.seqFromGuest) - told | 0;
+    this.#range(TcpWord.ackToGuest, "bytes taken", taken, 0, MOST_IN_FLIGHT);
+  }
+
+  #fins(): void {
+    const flags = this.#word(FlowWord.kind);
+    const sent = (flags & TcpFlow.finSent) !== 0;
+    for (const flag of [TcpFlow.finToGuest, TcpFlow.finToGuestAcked]) {
+      if (sent || (flags & flag) === 0) continue;
+      throw this.error(FlowWord.kind, "flags", "a FIN that was sent", "only its state");
+    }
+  }
+
+  #udp(): void {
+    this.#range(UdpWord.ttl, "TTL", this.#word(UdpWord.ttl), 0, 255);
+    this.#range(UdpWord.hint, "hint", this.#word(UdpWord.hint), 0, MAX_HINT);
+    const size = this.#word(UdpWord.size);
+    this.#range(UdpWord.size, "expected size", size, 0, 65535);
+    const listener = this.#word(UdpWord.listener);
+    this.#range(UdpWord.listener, "listener", listener, 0, 1 << 18);
+  }
+
+  #ping(): void {
+    this.#range(PingWord.ttl, "TTL", this.#word(PingWord.ttl), 0, 255);
+    const discover = this.#word(PingWord.discover);
+    this.#range(PingWord.discover, "path MTU discovery", discover, 0, MAX_DISCOVER);
+  }
+}
+
+/**
+ * Keeps account of which entries have a record: one each.
+ *
+ * @throws StateError
+ */
+export class RecordCheck {
+  readonly #has: Uint8Array;
+
+  constructor(readonly entries: Int32Array) {
+    this.#has = new Uint8Array(entries.length / FLOW_WORDS);
+  }
+
+  /** Notes a record for a flow of one of the kinds. */
+  note(offset: number, what: string, flow: number, kinds: readonly number[]): void {
+    const field = `${what}: flow`;
+    if (flow >= this.#has.length) {
+      const expected = `below ${this.#has.length}, the flow table's count`;
+      throw invalid(offset, field, expected, flow);
+    }
+    const kind = this.entries[flow * FLOW_WORDS] & 0xff;
+    if (!kinds.includes(kind)) {
+      const expected = `a flow of kind ${kinds.join(" or ")}`;
+      throw invalid(offset, field, expected, `flow ${flow} of kind ${kind}`);
+    }
+    if (this.#has[flow] !== 0) {
+      throw invalid(offset, field, "a flow without a record", `flow ${flow} once more`);
+    }
+    this.#has[flow] = 1;
+  }
+
+  /** Checks that none lacks one. */
+  finish(offsetOf: WordOffset): void {
+    const flow = this.#has.indexOf(0);
+    if (flow < 0) return;
+    throw invalid(offsetOf(flow, 0), `flow ${flow}`, "a record of it", "none");
+  }
+}
+
+/** Kinds that a record may be for. */
+export const KINDS = {
+  tcp: [FlowKind.tcp],
+  udp: [FlowKind.udp],
+  ping: [FlowKind.ping4, FlowKind.ping6],
+} as const satisfies Record<string, readonly number[]>;
+
+/** Bytes that were sent to the guest, were not acknowledged, and may be sent again. */
+export function bytesUnderWay(entries: Int32Array, flow: number): number {
+  const at = flow * FLOW_WORDS;
+  const flags = entries[at];
+  if (((flags >>> 8) & 0xff) !== TcpState.established) return 0;
+  const sent = entries[at + TcpWord.seqMax] - entries[at + TcpWord.ackFromGuest] | 0;
+  const fins = flags & (TcpFlow.finSent | TcpFlow.finToGuestAcked);
+  return fins === TcpFlow.finSent ? sent - 1 : sent;
+}
+
+/**
+ * The record, marked lost if its entry and its queue contradict each other: a connection
+ * that went on would deliver other bytes than the peer sent.
+ */
+export function withoutHoles(entries: Int32Array, record: MovedTcp): MovedTcp {
+  if (record.lost !== "") return record;
+  const state = (entries[record.flow * FLOW_WORDS] >>> 8) & 0xff;
+  if (state === TcpState.connecting) return lose(record, "it was not connected yet");
+  const sent = bytesUnderWay(entries, record.flow);
+  if (sent <= record.receiveQueue.length) return record;
+  const held = record.receiveQueue.length;
+  return lose(record, `${sent} bytes under way to the guest, but ${held} in its queue`);
+}
+
+const EMPTY = new Uint8Array();
+
+/** A connection that cannot be moved, without queues. */
+export function lose(record: MovedTcp, lost: string): MovedTcp {
+  return { ...record, lost, notSent: 0, sendQueue: EMPTY, receiveQueue: EMPTY };
+}

@@ -1,0 +1,327 @@
+/**
+ * passt's stream, version 2, as its records lie; what they mean, passt_flows.ts says.
+ *
+ *     header 16, addresses 42, count of flows 4, then as many flow records of 112 bytes,
+ *     then for each a record of 52 bytes and its two queues
+ *
+ * Header: magic, version, and the oldest version whose readers can read this, in network
+ * order. So are all numbers, but for the ports in flow records: these are in the byte
+ * order of the source, which nothing in the stream tells. It is taken for this host's.
+ *
+ * Addresses: 0 16 IPv6 seen   16 16 link-local   32 4 IPv4   36 6 MAC of the guest
+ *
+ * Flow record:
+ *
+ *     0 1 interface of the side that opened it: 1 host, 2 guest   1 1 of the other side
+ *     2 36 that side: our address, the endpoint's (16 each), our port, the endpoint's
+ *    38 36 the other side
+ *    74 1 retries   75 1 window scale of the guest   76 1 to the guest   77 1 events
+ *    78 4 MSS   82 4 send buffer in units of 256   86 1 flags   87 1 last duplicate ACK
+ *    88 2 window of the guest   90 2 to the guest
+ *    92 4 next number to the guest   96 4 last acknowledgement of the guest
+ *   100 4 next number of the guest  104 4 last acknowledgement to it  108 4 its first one
+ *
+ * Socket record:
+ *
+ *     0 4 number of the first byte in the send queue   4 4 in the receive queue
+ *     8 4 length of the send queue   12 4 of its part not sent   16 4 of the receive queue
+ *    20 4 MSS clamp   24 4 timestamp   28 20 TCP_REPAIR_WINDOW
+ *    48 1 window scale of the peer   49 1 ours   50 1 TCP state, 0: not saved, no queues
+ *    51 1 options
+ */
+import { cutShort, notSupported } from "./error.ts";
+import { FieldReader, FieldWriter, NATIVE, NETWORK } from "./fields.ts";
+import { MAGIC, magicIsLittle } from "./header.ts";
+import { MAX_FLOWS, MAX_QUEUE, MAX_WINDOW } from "./sections.ts";
+
+export const PASST_VERSION = 2;
+export const PASST_HEADER = 16;
+export const PASST_FLOWS_AT = 62;
+const FLOW_SIZE = 112;
+const SOCKET_SIZE = 52;
+const SOCKET_STATE_AT = 50;
+
+/** Interfaces of a flow's sides. */
+export const Pif = { none: 0, host: 1, guest: 2, splice: 3 } as const;
+
+export interface PasstHeader {
+  readonly version: number;
+  readonly compat: number;
+}
+
+export interface PasstDevice {
+  readonly address6: Uint8Array;
+  readonly linkLocal6: Uint8Array;
+  /** Four bytes. */
+  readonly address4: Uint8Array;
+  readonly mac: Uint8Array;
+}
+
+export interface PasstSide {
+  readonly our: Uint8Array;
+  readonly endpoint: Uint8Array;
+  readonly ourPort: number;
+  readonly endpointPort: number;
+}
+
+export interface PasstFlow {
+  /** Of the record in the stream; 0 in a flow that is to be written. */
+  readonly offset: number;
+  readonly interfaces: readonly [number, number];
+  readonly sides: readonly [PasstSide, PasstSide];
+  readonly retries: number;
+  readonly scaleFrom: number;
+  readonly scaleTo: number;
+  readonly events: number;
+  readonly mss: number;
+  readonly sendBuffer: number;
+  readonly flags: number;
+  readonly duplicate: number;
+  readonly windowFrom: number;
+  readonly windowTo: number;
+  readonly seqTo: number;
+  readonly ackFrom: number;
+  readonly seqFrom: number;
+  readonly ackTo: number;
+  readonly initFrom: number;
+}
+
+export interface PasstSocket {
+  readonly sendSequence: number;
+  readonly receiveSequence: number;
+  readonly notSent: number;
+  readonly mss: number;
+  readonly timestamp: number;
+  readonly sndWl1: number;
+  readonly sndWnd: number;
+  readonly maxWindow: number;
+  readonly rcvWnd: number;
+  readonly rcvWup: number;
+  readonly sendScale: number;
+  readonly receiveScale: number;
+  readonly state: number;
+  readonly options: number;
+  readonly sendQueue: Uint8Array;
+  readonly receiveQueue: Uint8Array;
+}
+
+/** What has been read of a stream so far. */
+export interface PasstContent {
+  device?: PasstDevice;
+  flows: PasstFlow[];
+  /** One for each flow; undefined if the source could not save it. */
+  sockets: (PasstSocket | undefined)[];
+}
+
+/**
+ * Whether this is passt's stream and not vuelo's, whose big-endian magic is the same.
+ * vuelo's version is below the size of a pointer, which comes next; passt's is not below
+ * the oldest one that can read it.
+ */
+export function isPasst(bytes: Uint8Array): boolean {
+  if (magicIsLittle(bytes)) return false;
+  if (bytes.length < PASST_HEADER) {
+    throw cutShort(bytes.length, "header", PASST_HEADER - bytes.length);
+  }
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  return view.getUint32(12) <= view.getUint32(8);
+}
+
+/**
+ * Reads the header; the magic was judged before.
+ *
+ * @throws StateError ENOTSUP for versions that version 2 cannot read
+ */
+export function readPasstHeader(bytes: Uint8Array): PasstHeader {
+  const reader = new FieldReader(bytes, 8, PASST_HEADER, NETWORK);
+  const version = reader.u32();
+  if (version < PASST_VERSION) {
+    throw notSupported(8, "passt's version", `${PASST_VERSION} or higher`, version);
+  }
+  const compat = reader.range("oldest version to read this", reader.u32(), 1, version);
+  if (compat <= PASST_VERSION) return { version, compat };
+  const expected = `${PASST_VERSION} at most`;
+  throw notSupported(12, "oldest version to read this", expected, compat);
+}
+
+/** How many bytes a stream has at least, by what is there of it. */
+export function neededPasst(bytes: Uint8Array): number {
+  readPasstHeader(bytes);
+  if (bytes.length < PASST_FLOWS_AT) return PASST_FLOWS_AT;
+  const reader = new FieldReader(bytes, PASST_FLOWS_AT - 4, bytes.length, NETWORK);
+  const count = reader.range("count of flows", reader.u32(), 0, MAX_FLOWS);
+  return PASST_FLOWS_AT + count * (FLOW_SIZE + SOCKET_SIZE);
+}
+
+/**
+ * Reads what follows the header.
+ *
+ * @param content is filled step by step
+ * @returns offset of the end
+ * @throws StateError
+ */
+export function readPasst(bytes: Uint8Array, content: PasstContent): number {
+  const reader = new FieldReader(bytes, PASST_HEADER, bytes.length, NETWORK);
+  reader.what = "guest's addresses";
+  const address6 = reader.take(16);
+  const linkLocal6 = reader.take(16);
+  content.device = {
+    address6,
+    linkLocal6,
+    address4: reader.take(4),
+    mac: reader.take(6),
+  };
+  reader.what = "count of flows";
+  const count = reader.range("value", reader.u32(), 0, MAX_FLOWS);
+  for (let i = 0; i < count; i++) {
+    reader.what = `flow record ${i} of ${count}`;
+    content.flows.push(readFlow(reader));
+  }
+  for (let i = 0; i < count; i++) {
+    reader.what = `socket record ${i} of ${count}`;
+    content.sockets.push(readSocket(reader));
+  }
+  return reader.at;
+}
+
+function readSide(reader: FieldReader): PasstSide {
+  const our = reader.take(16);
+  const endpoint = reader.take(16);
+  const ports = reader.take(4);
+  const view = new DataView(ports.buffer);
+  return {
+    our,
+    endpoint,
+    ourPort: view.getUint16(0, NATIVE.littleEndian),
+    endpointPort: view.getUint16(2, NATIVE.littleEndian),
+  };
+}
+
+function readFlow(reader: FieldReader): PasstFlow {
+  const offset = reader.at;
+  const first = reader.u8();
+  const interfaces: [number, number] = [first, reader.u8()];
+  const ends = interfaces.toSorted().join();
+  if (ends !== `${Pif.host},${Pif.guest}`) {
+    const expected = "1 and 2 (host and guest) in either order";
+    throw reader.error("interfaces", expected, interfaces.join(" and "));
+  }
+  const sides: [PasstSide, PasstSide] = [readSide(reader), readSide(reader)];
+  const retries = reader.u8();
+  const scaleFrom = reader.range("window scale of the guest", reader.u8(), 0, 14);
+  const scaleTo = reader.range("window scale to the guest", reader.u8(), 0, 14);
+  const events = reader.u8();
+  const mss = reader.u32();
+  const sendBuffer = reader.u32();
+  const flags = reader.u8();
+  const duplicate = reader.u8();
+  const windows = { windowFrom: reader.u16(), windowTo: reader.u16() };
+  const toGuest = { seqTo: reader.u32(), ackFrom: reader.u32() };
+  const fromGuest = {
+    seqFrom: reader.u32(),
+    ackTo: reader.u32(),
+    initFrom: reader.u32(),
+  };
+  const head = { offset, interfaces, sides, retries, scaleFrom, scaleTo, events };
+  const middle = { mss, sendBuffer, flags, duplicate };
+  return { ...head, ...middle, ...windows, ...toGuest, ...fromGuest };
+}
+
+function readSocket(reader: FieldReader): PasstSocket | undefined {
+  const end = reader.at + SOCKET_SIZE;
+  // A connection that could not be saved has nothing but this in its record.
+  if (reader.bytes.length >= end && reader.bytes[reader.at + SOCKET_STATE_AT] === 0) {
+    reader.skip(SOCKET_SIZE);
+    return undefined;
+  }
+  const sendSequence = reader.u32();
+  const receiveSequence = reader.u32();
+  const sendLength = reader.range("send queue's length", reader.u32(), 0, MAX_QUEUE);
+  const notSent = reader.range("bytes not sent", reader.u32(), 0, sendLength);
+  const receiveLength = reader.range(
+    "receive queue's length",
+    reader.u32(),
+    0,
+    MAX_QUEUE,
+  );
+  const mss = reader.range("MSS clamp", reader.u32(), 1, 65535);
+  const timestamp = reader.u32();
+  const sndWl1 = reader.u32();
+  const sndWnd = reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW);
+  const maxWindow = reader.range("max_window", reader.u32(), 0, MAX_WINDOW);
+  const rcvWnd = reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW);
+  const rcvWup = reader.u32();
+  const sendScale = reader.range("window scale of the peer", reader.u8(), 0, 14);
+  const receiveScale = reader.range("window scale", reader.u8(), 0, 14);
+  const state = reader.u8();
+  const options = reader.u8();
+  const sendQueue = reader.view(sendLength);
+  const receiveQueue = reader.view(receiveLength);
+  const numbers = { sendSequence, receiveSequence, notSent, mss, timestamp };
+  const windows = { sndWl1, sndWnd, maxWindow, rcvWnd, rcvWup };
+  const facts = { sendScale, receiveScale, state, options };
+  return { ...numbers, ...windows, ...facts, sendQueue, receiveQueue };
+}
+
+/** Header, addresses and count of flows. */
+export function writePasstHead(
+  device: PasstDevice,
+  flows: number,
+): Uint8Array<ArrayBuffer> {
+  const out = new FieldWriter(PASST_FLOWS_AT, NETWORK);
+  out.take(Uint8Array.from(MAGIC));
+  out.u32(PASST_VERSION);
+  out.u32(PASST_VERSION);
+  out.take(device.address6, 16);
+  out.take(device.linkLocal6, 16);
+  out.take(device.address4, 4);
+  out.take(device.mac, 6);
+  out.u32(flows);
+  return out.bytes;
+}
+
+/** A flow record. */
+export function writePasstFlow(flow: PasstFlow): Uint8Array<ArrayBuffer> {
+  const out = new FieldWriter(FLOW_SIZE, NETWORK);
+  for (const pif of flow.interfaces) out.u8(pif);
+  for (const { our, endpoint, ourPort, endpointPort } of flow.sides) {
+    out.take(our, 16);
+    out.take(endpoint, 16);
+    const view = new DataView(out.bytes.buffer, out.at);
+    view.setUint16(0, ourPort, NATIVE.littleEndian);
+    view.setUint16(2, endpointPort, NATIVE.littleEndian);
+    out.skip(4);
+  }
+  for (const field of ["retries", "scaleFrom", "scaleTo", "events"] as const) {
+    out.u8(flow[field]);
+  }
+  out.u32(flow.mss);
+  out.u32(flow.sendBuffer);
+  out.u8(flow.flags);
+  out.u8(flow.duplicate);
+  out.u16(flow.windowFrom);
+  out.u16(flow.windowTo);
+  for (const field of ["seqTo", "ackFrom", "seqFrom", "ackTo", "initFrom"] as const) {
+    out.u32(flow[field]);
+  }
+  return out.bytes;
+}
+
+/** A socket record, without the queues that follow it. */
+export function writePasstSocket(socket: PasstSocket): Uint8Array<ArrayBuffer> {
+  const out = new FieldWriter(SOCKET_SIZE, NETWORK);
+  out.u32(socket.sendSequence);
+  out.u32(socket.receiveSequence);
+  out.u32(socket.sendQueue.length);
+  out.u32(socket.notSent);
+  out.u32(socket.receiveQueue.length);
+  out.u32(socket.mss);
+  out.u32(socket.timestamp);
+  for (const field of ["sndWl1", "sndWnd", "maxWindow", "rcvWnd", "rcvWup"] as const) {
+    out.u32(socket[field]);
+  }
+  for (const field of ["sendScale", "receiveScale", "state", "options"] as const) {
+    out.u8(socket[field]);
+  }
+  return out.bytes;
+}
