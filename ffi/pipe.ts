@@ -67,5 +67,6 @@ export function awaitReady(fd: number, events: number, timeoutMs: number): boole
   const entry = new DataView(new ArrayBuffer(8));
   entry.setInt32(0, fd, true);
   entry.setInt16(4, events, true);
-  return sys.poll(new Uint8Array(entry.buffer), 1, Math.max(0, timeoutMs)) === 1;
+  return sys.poll(new Uint8Array(entry.buffer), 1, Math.max(0, Math.ceil(timeoutMs))) ===
+    1;
 }

@@ -8,6 +8,10 @@ import { Forwarder } from "./flow/forward.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
 import { log } from "./log.ts";
+import { GuestMove } from "./migrate/guest_move.ts";
+import { Migration } from "./migrate/migration.ts";
+import { openRepairLink, type RepairLink } from "./repair/link.ts";
+import { canRepair, OwnRepair } from "./repair/switch.ts";
 import { Pcap } from "./virtio/pcap.ts";
 import { NO_FD } from "./vhost_user/backend.ts";
 import { Listener } from "./vhost_user/listener.ts";
@@ -22,6 +26,8 @@ export interface Hooks {
 /** Indexes of control events that are not kicks. */
 const LISTENER = 1;
 const SESSION = 2;
+const TRANSFER = 3;
+const REPAIR = 4;
 
 /**
  * Signals are noticed when the loop gives way to Deno's: at once where one interrupts
@@ -34,6 +40,9 @@ class Service {
   readonly #epoll = new Epoll(256);
   readonly #device: NetDevice;
   readonly #forwarder: Forwarder;
+  readonly #move: GuestMove;
+  readonly #migration: Migration;
+  #repair: RepairLink | undefined;
   #listener: Listener | undefined;
   #session: Session | undefined;
   #served = false;
@@ -43,6 +52,20 @@ class Service {
     this.#config = config;
     this.#device = new NetDevice(config, this.#epoll);
     this.#forwarder = new Forwarder(this.#device.path);
+    this.#move = new GuestMove(this.#device.path, this.#forwarder, () => ({
+      featuresLo: this.#device.features.lo,
+      featuresHi: this.#device.features.hi,
+    }));
+    const transfer = eventData(EventKind.control, TRANSFER);
+    const { migrateFormat } = config;
+    this.#migration = new Migration(
+      this.#move,
+      migrateFormat,
+      this.#epoll,
+      transfer,
+      log,
+    );
+    this.#device.migration = this.#migration;
     this.#device.onReceiving = (receiving) => {
       if (receiving) this.#forwarder.resume();
       else this.#forwarder.pause();
@@ -60,7 +83,18 @@ class Service {
     }
     if (this.#config.pcap !== undefined) this.#capture(this.#config.pcap);
     this.#forwarder.open();
+    this.#repair = openRepairLink(this.#config);
     dropPrivileges(this.#config);
+    this.#chooseRepair();
+  }
+
+  /** Repair mode by a right of its own, else by the helper that may come. */
+  #chooseRepair(): void {
+    if (this.#repair !== undefined) {
+      const data = eventData(EventKind.control, REPAIR);
+      this.#epoll.add(this.#repair.fd, EPOLLIN, data);
+    }
+    this.#move.repair = canRepair() ? new OwnRepair() : this.#repair;
   }
 
   #capture(path: string): void {
@@ -88,6 +122,7 @@ class Service {
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);
     this.#forwarder.turn();
+    this.#migration.tick();
     path.turn();
     return this.#epoll.interrupted;
   }
@@ -101,11 +136,13 @@ class Service {
       case EventKind.control:
         if (index >= KICK_INDEX) this.#device.path.kicked(index - KICK_INDEX);
         else if (index === LISTENER) this.#accept();
+        else if (index === TRANSFER) this.#migration.onEvent(events);
+        else if (index === REPAIR) this.#helper();
         else this.#readable();
         return;
       case EventKind.tcpListener:
       case EventKind.udpListener:
-        this.#forwarder.onEvent(kind, index);
+        this.#forwarder.onEvent(kind, index, events);
         return;
       default:
         this.#device.path.onSocket(kind, index, this.#epoll.high(i), events);
@@ -122,6 +159,11 @@ class Service {
     this.#serve(fd);
   }
 
+  #helper(): void {
+    this.#repair?.onReadable();
+    if (this.#repair?.available === true) this.#migration.helperCame();
+  }
+
   #readable(): void {
     if (this.#session === undefined || this.#session.readable()) return;
     this.#session = undefined;
@@ -133,6 +175,7 @@ class Service {
     this.#session?.close();
     this.#forwarder.close();
     this.#listener?.close();
+    this.#repair?.close();
     log.info(this.#device.path.summary());
   }
 }

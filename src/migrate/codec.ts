@@ -1,7 +1,17 @@
 /** Streams of either format on one side, what moves on the other. */
 import type { StateFormat } from "../config.ts";
+import {
+  decode,
+  encodePasst,
+  encodeVuelo,
+  neededBytes,
+  StateError,
+  type StreamSource,
+} from "../wire/state/decode.ts";
+import { formatAddress } from "../wire/address.ts";
+import { FLOW_SIZE, FLOW_WORDS, FlowWord } from "../wire/state/flow_entry.ts";
 import type { MovedState } from "../wire/state/model.ts";
-import type { MoveCounts } from "./summary.ts";
+import { type MoveCounts, NOTHING_MOVED } from "./summary.ts";
 import type { Version } from "./versions.ts";
 
 /** A stream that was read whole. */
@@ -9,7 +19,7 @@ export interface ParsedState {
   readonly format: StateFormat;
   readonly version: number;
   /** Undefined if the version carries none. */
-  readonly state?: MovedState;
+  readonly state: MovedState | undefined;
   readonly counts: MoveCounts;
   /** What was seen, for the log. */
   readonly description: string;
@@ -21,15 +31,85 @@ export interface Unreadable {
   readonly problem: string;
 }
 
-/** The stream of a version, in pieces; the pieces are views of the state's own bytes. */
+/** A stream to be written. */
+export interface FormattedState {
+  readonly chunks: readonly Uint8Array<ArrayBuffer>[];
+  readonly counts: MoveCounts;
+  /** Connections that the format cannot carry, with the reason, as lines for the log. */
+  readonly left: readonly string[];
+}
+
+/**
+ * The stream of a version, in pieces; large ones are views of the state's own bytes.
+ *
+ * @param state undefined for a version that carries none
+ */
 export function formatState(
   version: Version,
-  state: MovedState | undefined,
-): { readonly bytes: Uint8Array<ArrayBuffer>[]; readonly counts: MoveCounts } {
-  throw new Error(`${version.format} ${state}`);
+  state: MovedState,
+): FormattedState {
+  const counts = count(state);
+  if (version.format === "vuelo") {
+    const chunks = encodeVuelo(state, version.version);
+    return { chunks, counts: version.carries ? counts : NOTHING_MOVED, left: [] };
+  }
+  const { chunks, carried, left } = encodePasst(state);
+  return {
+    chunks,
+    counts: { tcp: carried, left: left.length, udp: 0, ping: 0 },
+    left: left.map(({ flow, why }) => `${describe(state, flow)} is not carried: ${why}`),
+  };
+}
+
+/** Judges what has come so far; undefined if nothing is wrong with it. */
+export function judgeStart(bytes: Uint8Array): Unreadable | undefined {
+  try {
+    neededBytes(bytes);
+    return undefined;
+  } catch (error) {
+    return refusal(error);
+  }
 }
 
 /** Reads a stream of any format and version that is known. */
 export function parseState(bytes: Uint8Array<ArrayBuffer>): ParsedState | Unreadable {
-  throw new Error(`${bytes.length}`);
+  try {
+    const { format, source, state } = decode(bytes);
+    return {
+      format,
+      version: source.version,
+      state,
+      counts: state === undefined ? NOTHING_MOVED : count(state),
+      description: describeSource(source, bytes.length),
+    };
+  } catch (error) {
+    return refusal(error);
+  }
+}
+
+function refusal(error: unknown): Unreadable {
+  if (!(error instanceof StateError)) throw error;
+  return { number: error.number, problem: error.message };
+}
+
+function count({ tcp, udp, ping }: MovedState): MoveCounts {
+  const left = tcp.reduce((sum, { lost }) => sum + (lost === "" ? 0 : 1), 0);
+  return { tcp: tcp.length - left, left, udp: udp.length, ping: ping.length };
+}
+
+function describe({ entries }: MovedState, flow: number): string {
+  const bytes = new Uint8Array(entries.buffer, entries.byteOffset + flow * FLOW_SIZE);
+  const ports = (word: number) => entries[flow * FLOW_WORDS + word] & 0xffff;
+  const guest = formatAddress(bytes, FlowWord.guestEndpoint * 4);
+  const peer = formatAddress(bytes, FlowWord.hostEndpoint * 4);
+  return `TCP ${guest} port ${ports(FlowWord.guestPorts)} with ${peer} port ` +
+    `${ports(FlowWord.hostPorts)}`;
+}
+
+function describeSource(source: StreamSource, length: number): string {
+  const { format, version } = source;
+  if (format === "passt") return `${length} bytes from passt, version ${version}`;
+  const order = source.littleEndian ? "little" : "big";
+  return `${length} bytes from vuelo, version ${version}, ${order}-endian, pointers of ` +
+    `${source.pointerSize} bytes, times of ${source.timeSize}`;
 }

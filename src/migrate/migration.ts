@@ -23,7 +23,8 @@ import {
 import type { StateFormat } from "../config.ts";
 import { TransferDirection } from "../vhost_user/backend.ts";
 import type { SessionLog, TransferAnswer } from "../vhost_user/backend.ts";
-import { formatState, type ParsedState, parseState } from "./codec.ts";
+import { HEADER_SIZE } from "../wire/state/header.ts";
+import { formatState, judgeStart, type ParsedState, parseState } from "./codec.ts";
 import type { Movable } from "./movable.ts";
 import { StateReceiver } from "./receiver.ts";
 import { AGAIN, DONE, StateSender } from "./sender.ts";
@@ -144,10 +145,11 @@ export class Migration {
     if (this.#sender === undefined) {
       if (!this.#run(row.beforeSave)) return;
       this.#watch.lap("freeze");
-      const chunks = formatState(row, row.carries ? this.guest.save() : undefined);
+      const { chunks, counts, left } = formatState(row, this.guest.save());
+      for (const line of left) this.log.warn(line);
       this.#watch.lap("save");
-      this.#sender = new StateSender(this.#fd, chunks.bytes);
-      this.#watch.note(chunks.counts);
+      this.#watch.note(counts);
+      this.#sender = new StateSender(this.#fd, chunks);
     }
     const outcome = this.#sender.push();
     if (outcome === AGAIN) return this.#progress(this.#sender.sent, this.#sender.total);
@@ -163,7 +165,11 @@ export class Migration {
   #load(): void {
     const receiver = this.#receiver!;
     const outcome = receiver.pull();
-    if (outcome === AGAIN) return this.#progress(receiver.received, 0);
+    if (outcome === AGAIN) {
+      const wrong = judgeStart(receiver.start(HEADER_SIZE));
+      if (wrong !== undefined) return this.#fail(wrong.number, wrong.problem);
+      return this.#progress(receiver.received, 0);
+    }
     if (outcome !== DONE) {
       return this.#fail(outcome, `the state cannot be read: ${errnoName(outcome)}`);
     }

@@ -8,10 +8,12 @@ export interface MoveCounts {
   readonly ping: number;
 }
 
+export const NOTHING_MOVED: MoveCounts = { tcp: 0, left: 0, udp: 0, ping: 0 };
+
 export class Stopwatch {
   readonly #laps: [name: string, ms: number][] = [];
   #since = performance.now();
-  counts: MoveCounts = { tcp: 0, left: 0, udp: 0, ping: 0 };
+  counts: MoveCounts = NOTHING_MOVED;
 
   /** Ends a stage that began with the last one's end. */
   lap(name: string): void {

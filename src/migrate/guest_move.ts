@@ -1,0 +1,227 @@
+/** The guest's flows, forwarded ports and addresses as a migration moves them. */
+import { Errno, errnoName } from "../../ffi/errno.ts";
+import type { DataPath } from "../flow/datapath.ts";
+import { noteLocal, setDeaf } from "../flow/datagram_move.ts";
+import type { Forwarder } from "../flow/forward.ts";
+import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../flow/table.ts";
+import { UdpWord } from "../flow/udp_layout.ts";
+import { announceAt } from "../host/announce.ts";
+import { log } from "../log.ts";
+import type { RepairSwitch } from "../repair/switch.ts";
+import { formatAddress, isIPv4, isUnspecified, sameAddress } from "../wire/address.ts";
+import type { MovedDatagramFlow, MovedDevice, MovedState } from "../wire/state/model.ts";
+import type { Movable } from "./movable.ts";
+
+/** What the device knows of itself. */
+export interface DeviceFacts {
+  readonly featuresLo: number;
+  readonly featuresHi: number;
+}
+
+const NONE = new Uint8Array(16);
+
+export class GuestMove implements Movable {
+  /** What changes repair mode now; may be another one with each migration. */
+  repair: RepairSwitch | undefined;
+  #frozen = false;
+  /** The guest came from elsewhere and has not run here yet. */
+  #arrived = false;
+
+  constructor(
+    private readonly path: DataPath,
+    private readonly forwarder: Forwarder,
+    private readonly facts: () => DeviceFacts,
+  ) {}
+
+  freeze(): number {
+    const { path, forwarder } = this;
+    if (path.tcp.movable > 0 && !this.#canRepair("moved")) return Errno.EPERM;
+    forwarder.hold();
+    setDeaf(path, true);
+    this.#frozen = true;
+    const number = path.tcp.freeze(this.repair);
+    if (number !== 0) this.#release();
+    return number;
+  }
+
+  #canRepair(what: string): boolean {
+    if (this.repair?.available === true) return true;
+    const missing = this.repair?.describe() ?? "no TCP repair is configured";
+    log.warn(`TCP connections cannot be ${what}: ${missing}`);
+    return false;
+  }
+
+  save(): MovedState {
+    const { path } = this;
+    const { table } = path;
+    const index = new Int32Array(table.limit).fill(-1);
+    let count = 0;
+    for (let flow = 0; flow < table.limit; flow++) {
+      if (table.kind(flow) !== FlowKind.free) index[flow] = count++;
+    }
+    const tcp = path.tcp.save((flow) => index[flow]);
+    const udp: MovedDatagramFlow[] = [];
+    const ping: MovedDatagramFlow[] = [];
+    const entries = new Int32Array(count * FLOW_WORDS);
+    for (let flow = 0; flow < index.length; flow++) {
+      if (index[flow] < 0) continue;
+      const kind = table.kind(flow);
+      const at = flow * FLOW_WORDS;
+      const moved = { flow: index[flow], idle: 0 };
+      if (kind !== FlowKind.tcp) noteLocal(table.words, at, table.fd(flow));
+      if (kind === FlowKind.udp) udp.push({ ...moved, idle: path.udp.idle(flow) });
+      if (kind >= FlowKind.ping4) ping.push({ ...moved, idle: path.ping.idle(flow) });
+      const to = index[flow] * FLOW_WORDS;
+      entries.set(table.words.subarray(at, at + FLOW_WORDS), to);
+      entries[to + FlowWord.fd] = -1;
+    }
+    const { rules } = this.forwarder;
+    return { device: this.#device(), entries, tcp, udp, ping, rules };
+  }
+
+  #device(): MovedDevice {
+    const { guest, config, mtu } = this.path;
+    const { ip4, ip6 } = config;
+    return {
+      mac: guest.mac,
+      address4: guest.address4,
+      address6: guest.address6,
+      linkLocal6: guest.linkLocal6,
+      mtu: config.mtu === 0 ? 0 : mtu,
+      ...this.facts(),
+      lease4: ip4?.address ?? NONE,
+      lease4Prefix: ip4?.prefixLength ?? 0,
+      lease6: ip6?.address ?? NONE,
+      lease6Prefix: ip6?.prefixLength ?? 0,
+      ourMac: config.ourMac,
+      savedAt: Math.floor(Date.now() / 1000),
+    };
+  }
+
+  restore(state: MovedState): number {
+    if (state.tcp.length > 0 && !this.#canRepair("taken over")) return Errno.EPERM;
+    const { path, forwarder } = this;
+    path.dropAll(); // what an earlier guest left
+    this.#frozen = true;
+    this.#takeDevice(state.device);
+    forwarder.adopt(state.rules);
+    const flows = this.#takeEntries(state);
+    const number = path.tcp.restore(state.tcp, flows, this.repair);
+    if (number !== 0) {
+      this.discard();
+      return number;
+    }
+    this.#adoptDatagrams(state.udp, flows);
+    this.#adoptDatagrams(state.ping, flows);
+    this.#arrived = true;
+    return 0;
+  }
+
+  #takeDevice(device: MovedDevice): void {
+    const { guest, config } = this.path;
+    guest.mac.set(device.mac);
+    if (!isUnspecified(device.address4)) guest.address4.set(device.address4);
+    if (!isUnspecified(device.address6)) guest.address6.set(device.address6);
+    guest.linkLocal6.set(device.linkLocal6);
+    if (device.mtu !== 0) this.path.mtu = device.mtu;
+    compareLease("IPv4", device.lease4, config.ip4?.address);
+    compareLease("IPv6", device.lease6, config.ip6?.address);
+  }
+
+  /** Entries of the stream in the flow table; -1 where that is full. */
+  #takeEntries({ entries }: MovedState): Int32Array {
+    const { table } = this.path;
+    const flows = new Int32Array(entries.length / FLOW_WORDS).fill(-1);
+    for (let i = 0; i < flows.length; i++) {
+      const from = i * FLOW_WORDS;
+      const flow = table.allocate(entries[from + FlowWord.kind] & 0xff);
+      if (flow < 0) {
+        log.warn(`the flow table is full: ${flows.length - i} flows are lost`);
+        break;
+      }
+      table.words.set(entries.subarray(from, from + FLOW_WORDS), flow * FLOW_WORDS);
+      table.words[flow * FLOW_WORDS + FlowWord.fd] = -1;
+      flows[i] = flow;
+    }
+    return flows;
+  }
+
+  #adoptDatagrams(moved: readonly MovedDatagramFlow[], flows: Int32Array): void {
+    const { path } = this;
+    const { table } = path;
+    const { words } = table;
+    for (const { flow: index, idle } of moved) {
+      const flow = flows[index];
+      if (flow < 0) continue;
+      const kind = table.kind(flow);
+      const number = kind === FlowKind.udp
+        ? path.udp.adopt(flow, idle, this.#listenerOf(flow))
+        : path.ping.adopt(flow, idle);
+      if (number !== 0) {
+        const port = words[flow * FLOW_WORDS + FlowWord.guestPorts] & 0xffff;
+        log.info(
+          `a ${
+            kind === FlowKind.udp ? "UDP" : "ping"
+          } flow of the guest's port ${port} ` +
+            `was not taken over: ${errnoName(number)}`,
+        );
+      }
+    }
+  }
+
+  /** The forwarded port that a UDP flow came in through, undefined for its own socket. */
+  #listenerOf(flow: number) {
+    const { table } = this.path;
+    const at = flow * FLOW_WORDS;
+    if (table.words[at + UdpWord.listener] === 0) return undefined;
+    const port = table.words[at + FlowWord.hostPorts] >>> 16;
+    const four = isIPv4(table.bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
+    return this.forwarder.datagramSocket(port, four);
+  }
+
+  thaw(): number {
+    if (!this.#frozen) return 0;
+    const number = this.path.tcp.thaw(this.repair);
+    if (number !== 0) return number;
+    if (this.#arrived) this.#announce();
+    this.#release();
+    return 0;
+  }
+
+  #announce(): void {
+    const { path } = this;
+    path.announce();
+    const { ip4, ip6 } = path.config;
+    if (ip4 !== undefined) announceAt(ip4.address, ip4.gateway, 0);
+    if (ip6 !== undefined) announceAt(ip6.address, ip6.gateway, path.map.scope);
+  }
+
+  /** All but TCP takes packets again. */
+  #release(): void {
+    this.#frozen = this.#arrived = false;
+    setDeaf(this.path, false);
+    this.forwarder.unhold();
+  }
+
+  discard(): void {
+    if (!this.#frozen) return;
+    this.path.tcp.discard();
+    this.path.dropAll();
+    this.#release();
+  }
+
+  reset(): void {
+    this.path.tcp.resetFrozen();
+    this.#release();
+  }
+}
+
+function compareLease(family: string, theirs: Uint8Array, ours?: Uint8Array): void {
+  if (isUnspecified(theirs)) return;
+  if (ours !== undefined && sameAddress(theirs, ours, 0, 0)) return;
+  const here = ours === undefined ? "none" : formatAddress(ours);
+  log.warn(
+    `the guest was given the ${family} address ${formatAddress(theirs)}, this vuelo ` +
+      `would give it ${here}: start it with -a ${formatAddress(theirs)}`,
+  );
+}
