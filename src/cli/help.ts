@@ -43,6 +43,11 @@ const NOTES: Partial<Record<typeof GROUPS[number], readonly string[]>> = {
   ],
 };
 
+/** Each explains itself with --help. */
+const SUBCOMMANDS = `       vuelo repair PATH
+       vuelo migrate-check OPTION...
+`;
+
 /** The text of --help: one part per group, each of which fits a terminal of 24 lines. */
 export function helpText(): string {
   const parts = GROUPS.map((group) => {
@@ -55,7 +60,7 @@ export function helpText(): string {
     ]
       .join("\n");
   });
-  return `Usage: vuelo [OPTION]...\n\n` +
+  return `Usage: vuelo [OPTION]...\n${SUBCOMMANDS}\n` +
     "Connects a virtual machine to the network through ordinary sockets of the host.\n\n" +
     `${parts.join("\n\n")}\n`;
 }
