@@ -19,6 +19,8 @@ import {
 const sys = libc({
   /** int setsockopt(int sockfd, int level, int optname, const void *val, socklen_t len) */
   setsockopt: { parameters: ["i32", "i32", "i32", "pointer", "u32"], result: "i32" },
+  /** int getsockopt(int sockfd, int level, int optname, void *val, socklen_t *len) */
+  getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
   /** ssize_t send(int sockfd, const void *buf, size_t len, int flags) */
   send: { parameters: ["i32", "buffer", "u32", "i32"], result: "i32" },
   /** ssize_t recv(int sockfd, void *buf, size_t len, int flags) */
@@ -51,6 +53,8 @@ const arena = new Arena(4096);
 const VALUE_AT = arena.take(64);
 const value = arena.pointer(VALUE_AT);
 const words = arena.words(VALUE_AT, 16);
+const LENGTH_AT = arena.take(8);
+const length = arena.pointer(LENGTH_AT);
 
 /** Chooses the queue that the calls below are about; 0, or -1 with errno(). */
 export function selectQueue(fd: number, queue: number): number {
@@ -79,7 +83,7 @@ export function setTimestamp(fd: number, at: number): number {
   return setOption(fd, IPPROTO_TCP, TCP_TIMESTAMP, at | 0);
 }
 
-/** Words of struct tcp_repair_window, in {@link optionWords} after {@link readWindows}. */
+/** Words of struct tcp_repair_window, in {@link windowWords} after {@link readWindows}. */
 export const WindowWord = {
   sndWl1: 0,
   sndWnd: 1,
@@ -88,10 +92,12 @@ export const WindowWord = {
   rcvWup: 4,
 } as const;
 const WINDOW_SIZE = 20;
+export const windowWords: Uint32Array = words;
 
-/** Reads TCP_REPAIR_WINDOW into {@link optionWords}; false with errno() on failure. */
+/** Reads TCP_REPAIR_WINDOW into {@link windowWords}; false with errno() on failure. */
 export function readWindows(fd: number): boolean {
-  return getStructure(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW) === WINDOW_SIZE;
+  arena.view.setUint32(LENGTH_AT, WINDOW_SIZE, true); // no other length is accepted
+  return sys.getsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, value, length) === 0;
 }
 
 /** Sets TCP_REPAIR_WINDOW, after the receive queue is filled; 0, or -1 with errno(). */
@@ -168,10 +174,10 @@ export function receiveBytes(
 /** Name of the interface that the socket is bound to, "" if none. */
 export function boundDevice(fd: number): string {
   if (getOption(fd, SOL_SOCKET, SO_BINDTOIFINDEX, 0) === 0) return "";
-  const length = getStructure(fd, SOL_SOCKET, SO_BINDTODEVICE);
-  if (length <= 1) return "";
-  const bytes = new Uint8Array(optionWords.buffer, optionWords.byteOffset, length);
-  return new TextDecoder().decode(bytes.slice(0, length - 1));
+  const size = getStructure(fd, SOL_SOCKET, SO_BINDTODEVICE);
+  if (size <= 1) return "";
+  const bytes = new Uint8Array(optionWords.buffer, optionWords.byteOffset, size);
+  return new TextDecoder().decode(bytes.slice(0, size - 1));
 }
 
 /** Bytes of struct tcp_info (linux/tcp.h) that {@link readInfo} copies out. */

@@ -12,7 +12,7 @@ import { HostListener, HostTcp, LOOPBACK4, LOOPBACK6 } from "./host_tcp.ts";
 import { GuestRam, MockDriver, NET_HEADER } from "./mock_driver.ts";
 import { readSegment, type Segment, synOptions, tcpFrame } from "./tcp_segment.ts";
 
-const memory = new GuestMemory(2 ** 36);
+const guestMemory = new GuestMemory(2 ** 36);
 const RAM = [{ address: 0x10_0000, size: 0x1000_0000 }];
 
 const NO_FD = -1;
@@ -27,10 +27,12 @@ export interface TcpWorldOptions {
   /** Receive buffers at the start, of 2048 bytes. */
   readonly buffers?: number;
   readonly ringSize?: number;
+  /** For a world beside another one. */
+  readonly memory?: GuestMemory;
 }
 
 export class TcpWorld {
-  readonly ram = new GuestRam(memory, RAM);
+  readonly ram: GuestRam;
   readonly driver: MockDriver;
   readonly path: DataPath;
   readonly epoll = new Epoll();
@@ -47,6 +49,8 @@ export class TcpWorld {
 
   constructor(options: TcpWorldOptions = {}) {
     const { mergeable = true, buffers = 200, large = false, ringSize = 256 } = options;
+    const memory = options.memory ?? guestMemory;
+    this.ram = new GuestRam(memory, RAM);
     this.driver = new MockDriver(this.ram, mergeable, ringSize);
     const config = flowConfig({ mtu: options.mtu ?? 1500, ...options.config });
     this.path = new DataPath(config, memory, this.epoll, options.flows ?? 64);
@@ -200,6 +204,12 @@ export class TcpWorld {
     return guest;
   }
 
+  /** A script goes on here: its guest has moved. */
+  adopt(guest: ScriptedGuest): void {
+    this.#guests.unshift(guest);
+    guest.goOn(this);
+  }
+
   /** Opens a connection of the guest's. */
   connect(options: ConnectOptions = {}): { guest: ScriptedGuest; host: HostTcp } {
     const address = options.six ? LOOPBACK6 : LOOPBACK4;
@@ -290,7 +300,7 @@ let nextPort = 40_000;
 
 /** One connection of the guest's, spoken by the test in numbers relative to the ISNs. */
 export class ScriptedGuest {
-  readonly #world: TcpWorld;
+  #world: TcpWorld;
   /** Addresses, 16 bytes. */
   readonly from: Uint8Array;
   readonly to: Uint8Array;
@@ -322,6 +332,11 @@ export class ScriptedGuest {
     this.window = options.window ?? 65535;
     this.from = ip(options.six ? "2001:db8::10" : "192.0.2.10");
     this.to = ip(options.six ? "fe80::1" : "192.0.2.1");
+  }
+
+  /** Speaks through another world from now on: see {@link TcpWorld.adopt}. */
+  goOn(world: TcpWorld): void {
+    this.#world = world;
   }
 
   /**

@@ -28,8 +28,8 @@ import {
   selectQueue,
   timestamp,
   WindowWord,
+  windowWords,
 } from "../../../ffi/tcp_repair.ts";
-import { optionWords } from "../../../ffi/socket.ts";
 import type { MovedTcp } from "../../wire/state/model.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FlowKind } from "../table.ts";
@@ -148,11 +148,11 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
   const clock = (options & InfoOption.timestamps) !== 0 ? timestamp(fd) : 0;
   if (!readWindows(fd)) refuse("TCP_REPAIR_WINDOW");
-  const sndWl1 = optionWords[WindowWord.sndWl1];
-  const sndWnd = optionWords[WindowWord.sndWnd];
-  const maxWindow = optionWords[WindowWord.maxWindow];
-  const rcvWnd = optionWords[WindowWord.rcvWnd];
-  const rcvWup = optionWords[WindowWord.rcvWup];
+  const sndWl1 = windowWords[WindowWord.sndWl1];
+  const sndWnd = windowWords[WindowWord.sndWnd];
+  const maxWindow = windowWords[WindowWord.maxWindow];
+  const rcvWnd = windowWords[WindowWord.rcvWnd];
+  const rcvWup = windowWords[WindowWord.rcvWup];
   const state = stateOf(t, flow, kernelState);
   const send = dumpSend(t, flow, fd, kernelState, idleSender, blocks);
   const receive = dumpReceive(t, flow, fd, state, blocks);

@@ -1,0 +1,230 @@
+import { assert, assertEquals } from "@std/assert";
+import { readInfo } from "../../../ffi/tcp_repair.ts";
+import type { HostTcp } from "../../../tests/support/host_tcp.ts";
+import { move } from "../../../tests/support/tcp_move.ts";
+import {
+  pattern,
+  type ScriptedGuest,
+  TcpWorld,
+  type TcpWorldOptions,
+} from "../../../tests/support/tcp_world.ts";
+import { GuestMemory } from "../../virtio/guest_memory.ts";
+import { isInRepair } from "../../repair/switch.ts";
+
+/** Of the second world. */
+const memory = new GuestMemory(2 ** 36);
+
+/** Two worlds, between which the test moves connections. */
+function inWorlds(
+  name: string,
+  body: (source: TcpWorld, target: TcpWorld) => void,
+  options: TcpWorldOptions = {},
+): void {
+  Deno.test(name, () => {
+    const source = new TcpWorld(options);
+    const target = new TcpWorld({ ...options, memory });
+    try {
+      body(source, target);
+    } catch (error) {
+      for (const world of [source, target]) {
+        try {
+          world.close();
+        } catch { /* the first error says more */ }
+      }
+      throw error;
+    }
+    source.close();
+    target.close();
+  });
+}
+
+/** Everything that comes to a host's socket until `length` bytes are there. */
+function readAll(world: TcpWorld, host: HostTcp, length: number): Uint8Array {
+  const all: number[] = [];
+  world.until(`${length} bytes at the peer`, () => {
+    const more = host.receive();
+    if (typeof more === "number") throw new Error(`the peer's socket: errno ${more}`);
+    if (more !== "end") all.push(...more);
+    return all.length >= length;
+  });
+  return Uint8Array.from(all);
+}
+
+function awaitEnd(world: TcpWorld, host: HostTcp): void {
+  world.until("FIN at the peer", () => host.receive() === "end");
+}
+
+for (const six of [false, true]) {
+  const family = six ? "IPv6" : "IPv4";
+  for (const inbound of [false, true]) {
+    const kind = `${family}, ${inbound ? "inbound" : "outbound"}`;
+    inWorlds(`an idle connection moves (${kind})`, (source, target) => {
+      const { guest, host } = inbound ? source.accept({ six }) : source.connect({ six });
+      const moved = move(source, target, guest);
+      assertEquals(moved.records.map((r) => r.lost), [""]);
+      guest.in("A", { data: pattern(1000) });
+      assertEquals(readAll(target, host, 1000), pattern(1000));
+      target.until("acknowledgement", () => guest.last?.ack === guest.isn + guest.next);
+      host.send(pattern(3000));
+      target.until("data", () => guest.received.length === 3000);
+      assertEquals(Uint8Array.from(guest.received), pattern(3000));
+      guest.finish(host);
+    });
+  }
+}
+
+inWorlds("data in every queue moves byte for byte", (source, target) => {
+  const listener = source.listen(undefined, 4096);
+  const { guest, host } = source.connect({ listener, scale: 7 });
+  guest.window = 4;
+  host.send(pattern(20_000));
+  source.until("data", () => guest.expected > 500);
+  // More than the peer's buffer takes: the rest waits in the send queue.
+  const out = pattern(60_000, 3);
+  for (let at = 0; at < out.length; at += 1000) {
+    guest.queue("A", { data: out.subarray(at, at + 1000) });
+  }
+  source.settle();
+  const acked = guest.last!.ack - guest.isn - 1;
+  const moved = move(source, target, guest);
+  const [record] = moved.records;
+  assertEquals(record.lost, "");
+  assert(record.sendQueue.length > 10_000, `send queue ${record.sendQueue.length}`);
+  assert(record.notSent > 0, "all sent");
+  guest.window = 65535;
+  guest.drain();
+  target.until("data", () => (guest.drain(), guest.received.length === 20_000));
+  assertEquals(Uint8Array.from(guest.received), pattern(20_000));
+  // What was not acknowledged to it the guest sends again, as it would in time.
+  const got: number[] = [];
+  target.until("the data at the peer", () => {
+    const more = host.receive();
+    if (more instanceof Uint8Array) got.push(...more);
+    const ack = guest.last!.ack - guest.isn - 1;
+    assert(ack >= acked, "acknowledgement went back");
+    if (ack < out.length && got.length === ack) {
+      guest.in("A", { seq: ack + 1, data: out.subarray(ack, ack + 1000) });
+    }
+    return got.length === out.length;
+  });
+  assertEquals(Uint8Array.from(got), out);
+  guest.finish(host);
+});
+
+inWorlds("what the guest has not acknowledged is sent again (D11)", (source, target) => {
+  const { guest, host } = source.connect();
+  const before = guest.expected;
+  host.send(pattern(500));
+  source.until("data", () => guest.received.length === 500);
+  // The guest did not get it after all.
+  guest.received.length = 0;
+  guest.expected = before;
+  move(source, target, guest);
+  assertEquals(guest.received, []);
+  target.advance(300);
+  assertEquals(Uint8Array.from(guest.received), pattern(500));
+  guest.finish(host);
+});
+
+inWorlds("guest data is acknowledged after the move, too (D1)", (source, target) => {
+  const { guest, host } = source.connect();
+  guest.in("A", { data: pattern(50_000 % 1400) });
+  readAll(source, host, 50_000 % 1400);
+  source.settle();
+  move(source, target, guest);
+  for (let i = 0; i < 3; i++) {
+    guest.in("A", { data: pattern(1000, i) });
+    assertEquals(readAll(target, host, 1000), pattern(1000, i));
+    target.until("acknowledgement", () => guest.last?.ack === guest.isn + guest.next);
+  }
+  guest.finish(host);
+});
+
+for (const six of [false, true]) {
+  inWorlds(
+    `the segment size is the connection's, not 536 (D5, ${six ? "IPv6" : "IPv4"})`,
+    (source, target) => {
+      const { guest, host } = source.connect({ six });
+      const before = readInfo(source.path.table.fd(source.flowOf(guest)))!.sendMss;
+      move(source, target, guest);
+      const fd = target.path.table.fd(target.flowOf(guest));
+      // Half the largest window of the peer, on loopback.
+      const after = readInfo(fd)!.sendMss;
+      assert(after > before * 0.99, `${before} before, ${after} after`);
+      assert(!isInRepair(fd));
+      guest.finish(host);
+    },
+  );
+}
+
+/** What the kernel knows of the socket of a guest's connection. */
+function kernelState(world: TcpWorld, guest: ScriptedGuest): number {
+  return readInfo(world.path.table.fd(world.flowOf(guest)))!.state;
+}
+
+const FIN_CASES = ["no data", "data to the guest", "data to the peer", "data both ways"];
+for (const data of FIN_CASES) {
+  const toGuest = data.includes("guest") || data.includes("both");
+  const toPeer = data.includes("peer") || data.includes("both");
+  const down = toGuest ? pattern(5000) : pattern(0);
+  const up = toPeer ? pattern(5000, 9) : pattern(0);
+
+  /** The end of the connection as both ends see it. */
+  const finish = (target: TcpWorld, guest: ScriptedGuest, host: HostTcp) => {
+    assertEquals(Uint8Array.from(guest.received), down);
+    assertEquals(host.error, 0);
+    target.until("the flow's end", () => target.flowOf(guest) < 0);
+    assert(!guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
+    host.close();
+  };
+
+  inWorlds(`CLOSE_WAIT moves, with ${data} (D2)`, (source, target) => {
+    const { guest, host } = source.connect();
+    guest.window = 0;
+    guest.in("A");
+    if (down.length > 0) host.send(down);
+    host.shutdown();
+    source.until("FIN", () => kernelState(source, guest) === 8);
+    const [record] = move(source, target, guest).records;
+    assertEquals([record.state, record.receiveQueue.length], [8, down.length]);
+    assertEquals(kernelState(target, guest), 1);
+    guest.window = 65535;
+    target.until("FIN at the guest", () => (guest.drain(), guest.ended));
+    if (up.length > 0) {
+      guest.in("A", { data: up });
+      assertEquals(readAll(target, host, up.length), up);
+    }
+    guest.in("FA");
+    awaitEnd(target, host);
+    finish(target, guest, host);
+  });
+
+  inWorlds(`FIN_WAIT1 moves, with ${data} (D3)`, (source, target) => {
+    const listener = source.listen(undefined, 4096);
+    const { guest, host } = source.connect({ listener });
+    guest.window = 0;
+    guest.in("A");
+    if (down.length > 0) host.send(down);
+    // Fills the peer's buffer, so that FIN has to wait.
+    const fill = pattern(40_000, 5);
+    for (let at = 0; at < fill.length; at += 1000) {
+      guest.queue("A", { data: fill.subarray(at, at + 1000) });
+    }
+    source.settle();
+    guest.next = guest.last!.ack - guest.isn;
+    const accepted = source.path.table.words[source.flowOf(guest) * 32 + 23] -
+      guest.isn - 1;
+    guest.in("FA", { seq: accepted + 1 });
+    guest.next = accepted + 2;
+    assertEquals(kernelState(source, guest), 4);
+    const [record] = move(source, target, guest).records;
+    assertEquals(record.state, 4);
+    assert(record.sendQueue.length > 0);
+    guest.window = 65535;
+    guest.in("A");
+    assertEquals(readAll(target, host, accepted), fill.subarray(0, accepted));
+    awaitEnd(target, host);
+    guest.finish(host);
+    assertEquals(Uint8Array.from(guest.received), down);
+  });
+}
