@@ -1,4 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
+import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
 import { readInfo } from "../../../ffi/tcp_repair.ts";
 import type { HostTcp } from "../../../tests/support/host_tcp.ts";
 import { move } from "../../../tests/support/tcp_move.ts";
@@ -172,7 +173,8 @@ for (const data of FIN_CASES) {
   /** The end of the connection as both ends see it. */
   const finish = (target: TcpWorld, guest: ScriptedGuest, host: HostTcp) => {
     assertEquals(Uint8Array.from(guest.received), down);
-    assertEquals(host.error, 0);
+    // The peer's kernel has seen the end, and no RST.
+    assertEquals([host.error, readInfo(host.fd)!.state], [0, 7]);
     target.until("the flow's end", () => target.flowOf(guest) < 0);
     assert(!guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
     host.close();
@@ -226,5 +228,91 @@ for (const data of FIN_CASES) {
     awaitEnd(target, host);
     guest.finish(host);
     assertEquals(Uint8Array.from(guest.received), down);
+  });
+
+  inWorlds(`FIN_WAIT2 moves, with ${data}`, (source, target) => {
+    const { guest, host } = source.connect();
+    guest.window = 0;
+    guest.in("A", { data: up });
+    guest.in("FA");
+    source.until("FIN_WAIT2", () => kernelState(source, guest) === 5);
+    if (down.length > 0) host.send(down);
+    source.settle();
+    const [record] = move(source, target, guest).records;
+    assertEquals([record.state, record.receiveQueue.length], [5, down.length]);
+    assertEquals(readAll(target, host, up.length), up);
+    awaitEnd(target, host);
+    target.until("FIN_WAIT2 again", () => kernelState(target, guest) === 5);
+    guest.window = 65535;
+    guest.in("A");
+    target.until("data", () => (guest.drain(), guest.received.length === down.length));
+    host.send(pattern(3000, 1));
+    host.shutdown();
+    target.until("FIN at the guest", () => (guest.drain(), guest.ended));
+    assertEquals(Uint8Array.from(guest.received.splice(down.length)), pattern(3000, 1));
+    finish(target, guest, host);
+  });
+
+  for (const first of ["guest", "peer"]) {
+    const [name, state] = first === "guest" ? ["CLOSING", 11] : ["LAST_ACK", 9];
+    inWorlds(`${name} moves, with ${data}`, (source, target) => {
+      const { guest, host } = source.connect();
+      guest.window = 0;
+      guest.in("A");
+      if (down.length > 0) host.send(down);
+      if (first === "peer") {
+        host.shutdown();
+        source.until("FIN", () => kernelState(source, guest) === 8);
+      }
+      deafen(host.fd); // acknowledges nothing any more
+      if (up.length > 0) guest.in("A", { data: up });
+      guest.in("FA");
+      if (first === "guest") {
+        host.shutdown();
+        source.until("FIN", () => kernelState(source, guest) === 11);
+      }
+      assertEquals(kernelState(source, guest), state);
+      const [record] = move(source, target, guest).records;
+      assertEquals([record.state, record.receiveQueue.length], [state, down.length]);
+      assertEquals(record.sendQueue.length, up.length);
+      undeafen(host.fd);
+      guest.window = 65535;
+      target.until("FIN at the guest", () => (guest.drain(), guest.ended));
+      assertEquals(readAll(target, host, up.length), up);
+      awaitEnd(target, host);
+      finish(target, guest, host);
+    });
+  }
+}
+
+for (const first of ["guest", "peer"]) {
+  inWorlds(`what a closed connection still has for its guest moves (${first} first)`, (
+    source,
+    target,
+  ) => {
+    const { guest, host } = source.connect();
+    guest.window = 0;
+    guest.in("A");
+    if (first === "guest") {
+      guest.in("FA");
+      awaitEnd(source, host);
+    }
+    host.send(pattern(5000));
+    host.shutdown();
+    if (first === "peer") {
+      source.until("FIN", () => kernelState(source, guest) === 8);
+      guest.in("FA");
+      awaitEnd(source, host);
+    }
+    source.until("the end of both", () => kernelState(source, guest) === 7);
+    host.close();
+    const [record] = move(source, target, guest).records;
+    assertEquals([record.lost, record.state, record.receiveQueue.length], ["", 7, 5000]);
+    guest.window = 65535;
+    guest.in("A");
+    target.until("FIN at the guest", () => (guest.drain(), guest.ended));
+    assertEquals(Uint8Array.from(guest.received), pattern(5000));
+    target.until("the flow's end", () => target.flowOf(guest) < 0);
+    assert(!guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
   });
 }
