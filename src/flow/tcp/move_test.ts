@@ -6,54 +6,15 @@ import { move } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
-  TcpWorld,
-  type TcpWorldOptions,
+  type TcpWorld,
 } from "../../../tests/support/tcp_world.ts";
-import { GuestMemory } from "../../virtio/guest_memory.ts";
+import {
+  awaitEnd,
+  inWorlds,
+  kernelState,
+  readAll,
+} from "../../../tests/support/two_worlds.ts";
 import { isInRepair } from "../../repair/switch.ts";
-
-/** Of the second world. */
-const memory = new GuestMemory(2 ** 36);
-
-/** Two worlds, between which the test moves connections. */
-function inWorlds(
-  name: string,
-  body: (source: TcpWorld, target: TcpWorld) => void,
-  options: TcpWorldOptions = {},
-): void {
-  Deno.test(name, () => {
-    const source = new TcpWorld(options);
-    const target = new TcpWorld({ ...options, memory });
-    try {
-      body(source, target);
-    } catch (error) {
-      for (const world of [source, target]) {
-        try {
-          world.close();
-        } catch { /* the first error says more */ }
-      }
-      throw error;
-    }
-    source.close();
-    target.close();
-  });
-}
-
-/** Everything that comes to a host's socket until `length` bytes are there. */
-function readAll(world: TcpWorld, host: HostTcp, length: number): Uint8Array {
-  const all: number[] = [];
-  world.until(`${length} bytes at the peer`, () => {
-    const more = host.receive();
-    if (typeof more === "number") throw new Error(`the peer's socket: errno ${more}`);
-    if (more !== "end") all.push(...more);
-    return all.length >= length;
-  });
-  return Uint8Array.from(all);
-}
-
-function awaitEnd(world: TcpWorld, host: HostTcp): void {
-  world.until("FIN at the peer", () => host.receive() === "end");
-}
 
 for (const six of [false, true]) {
   const family = six ? "IPv6" : "IPv4";
@@ -156,11 +117,6 @@ for (const six of [false, true]) {
       guest.finish(host);
     },
   );
-}
-
-/** What the kernel knows of the socket of a guest's connection. */
-function kernelState(world: TcpWorld, guest: ScriptedGuest): number {
-  return readInfo(world.path.table.fd(world.flowOf(guest)))!.state;
 }
 
 const FIN_CASES = ["no data", "data to the guest", "data to the peer", "data both ways"];
