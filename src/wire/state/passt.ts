@@ -199,8 +199,8 @@ function readSide(reader: FieldReader): PasstSide {
 
 function readFlow(reader: FieldReader): PasstFlow {
   const offset = reader.at;
-  const first = reader.u8();
-  const interfaces: [number, number] = [first, reader.u8()];
+  const [first, second] = reader.take(2);
+  const interfaces: [number, number] = [first, second];
   const ends = interfaces.toSorted().join();
   if (ends !== `${Pif.host},${Pif.guest}`) {
     const expected = "1 and 2 (host and guest) in either order";
