@@ -2,7 +2,7 @@
  * `vuelo repair` against a scripted service, vuelo's side against real helpers. With the
  * guests' tests since they, too, need the rights of root in a network namespace.
  */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { program } from "../../scripts/lab/packages.ts";
 import { passt } from "../../scripts/lab/passt.ts";
 import { Errno } from "../../ffi/errno.ts";
@@ -235,9 +235,12 @@ Deno.test("vuelo repair: has CAP_NET_ADMIN and nothing else", async () => {
     for (const thread of rights) {
       assertEquals(thread, { uid: "0", held: NET_ADMIN, bounding: NET_ADMIN });
     }
-    // Not to be traced: what it has in /proc belongs to root, who is not it any more.
     const status = await Deno.readTextFile(`/proc/${helper.pid}/status`);
     assertMatch(status, /^NoNewPrivs:\s*1$/m);
+    // Its memory is closed even to a process that has all the rights it has.
+    const peer = ["setpriv", "--bounding-set=-all,+net_admin", "--", "cat"];
+    await run([...peer, "/proc/self/environ"]);
+    await assertRejects(() => run([...peer, `/proc/${helper.pid}/environ`]));
   });
 });
 
