@@ -90,9 +90,8 @@ inWorlds(
     const moved = save(source);
     host.send(pattern(3000, 1000));
     source.path.tcp.discard();
-    host.send(pattern(3000, 4000));
     restore(target, moved);
-    host.send(pattern(3000, 7000));
+    host.send(pattern(6000, 4000));
     target.adopt(guest);
     guest.in("A"); // before it thaws: dropped
     assertEquals(target.path.tcp.thaw(repair), 0);
@@ -109,8 +108,8 @@ inWorlds(
     const { guest, host } = source.connect();
     const moved = save(source);
     source.path.tcp.discard();
-    host.send(pattern(500));
     restore(target, moved);
+    host.send(pattern(500));
     target.advance(3000);
     target.path.tcp.discard();
     assertEquals([target.flows, host.error], [0, 0]);
