@@ -105,7 +105,7 @@ export class FieldReader {
   /** `value`, which was read last, if it lies from `low` to `high`. */
   range(field: string, value: number, low: number, high: number): number {
     if (value >= low && value <= high) return value;
-    throw this.error(field, `${low} to ${high}`, value);
+    throw this.error(field, low === high ? `${low}` : `${low} to ${high}`, value);
   }
 
   /** An error in the field that was read last. */

@@ -155,11 +155,12 @@ export function readTable(
   let offset = end;
   for (let i = 0; i < count; i++) {
     reader.what = `section table, entry ${i}`;
-    const section = readEntry(reader, offset, formats, layout);
-    if (i > 0 && section.type <= sections[i - 1].type) {
-      const expected = `types that ascend, so more than ${sections[i - 1].type}`;
-      throw invalid(reader.last - 20, `${reader.what}: type`, expected, section.type);
+    const type = reader.u32();
+    const before = sections.at(-1)?.type ?? 0;
+    if (type <= before) {
+      throw reader.error("type", `types that ascend, so more than ${before}`, type);
     }
+    const section = readEntry(reader, type, offset, formats, layout);
     sections.push(section);
     offset += section.length;
   }
@@ -167,13 +168,14 @@ export function readTable(
   return sections;
 }
 
+/** Reads what follows the type. */
 function readEntry(
   reader: FieldReader,
+  type: number,
   offset: number,
   formats: readonly SectionFormat[],
   layout: WordLayout,
 ): Section {
-  const type = reader.u32();
   const typeAt = reader.last;
   const flags = reader.u32();
   if ((flags & ~OPTIONAL) !== 0) throw reader.error("flags", "0 or 1", flags);
@@ -185,8 +187,8 @@ function readEntry(
     throw notSupported(typeAt, `${reader.what}: type`, `one of: ${known}`, came);
   }
   const length = reader.u64();
-  reader.range("length", length, 0, MAX_STREAM - offset);
   if (format !== undefined) checkLength(reader, length, format, format.size(layout));
+  reader.range("length", length, 0, MAX_STREAM - offset);
   const crc = reader.u32();
   reader.skip(4);
   return { type, name: format?.name, optional, offset, length, crc };
