@@ -11,6 +11,7 @@ import { LabError } from "./lab/cache.ts";
 import { testpmd, userModeLinux } from "./lab/frontends.ts";
 import { image } from "./lab/image.ts";
 import { kernel, program, qemu } from "./lab/packages.ts";
+import { passt } from "./lab/passt.ts";
 import { isolated, missingRights, rights } from "../tests/support/lab_userns.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
@@ -129,7 +130,13 @@ async function prepareLab(): Promise<boolean> {
     await image(system, "base");
     await image(system, "full");
     await image((await userModeLinux()).kernel, "base");
-    const tools = [await program("ip"), await program("tshark"), await testpmd()];
+    const tools = [
+      await program("ip"),
+      await program("tshark"),
+      await testpmd(),
+      (await passt("trixie")).passt,
+      (await passt("sid")).passt,
+    ];
     console.log(`test: QEMU: ${[emulator.path, ...emulator.args].join(" ")}`);
     console.log(`test: kernel ${system.version}: ${system.image}`);
     for (const { path, args } of tools) console.log(`test: ${[path, ...args].join(" ")}`);
