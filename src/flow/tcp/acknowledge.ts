@@ -110,6 +110,11 @@ function offeredWindow(
 export function watchForSpace(t: TcpShared, flow: number, fd: number): void {
   if (t.has(flow, TcpFlow.watching)) return;
   t.mark(flow, TcpFlow.watching);
+  rearm(t, flow, fd);
+}
+
+/** The event of {@link watchForSpace} comes once for each call. */
+function rearm(t: TcpShared, flow: number, fd: number): void {
   const { epoll, table } = t.context;
   epoll.modify(fd, TCP_EVENTS, eventData(EventKind.tcp, flow), table.generation(flow));
 }
@@ -162,6 +167,11 @@ function schedulePoll(
   t.mark(flow, TcpFlow.unacknowledged);
   if (progress > 0) t.pollDelay[flow] = FIRST_DELAY_MS;
   else t.pollDelay[flow] = Math.min(t.pollDelay[flow] * 1.5, LONGEST_DELAY_MS);
+  // Looked at rarely, a buffer that is full for the kernel (sk_stream_is_writeable) has an
+  // event tell of the peer that takes something at last.
+  if (t.pollDelay[flow] >= TICK_MS && outstanding * 3 > t.sendBuffer[flow] * 2) {
+    rearm(t, flow, t.words[flow * FLOW_WORDS + FlowWord.fd]);
+  }
   enterPolled(t, flow);
 }
 

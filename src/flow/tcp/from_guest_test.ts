@@ -168,6 +168,30 @@ inWorld("a peer that does not read closes the window; nothing is lost", (world) 
   guest.finish(host);
 });
 
+inWorld("a peer that reads again is told to the guest at once, each time", (world) => {
+  const { guest, host } = world.connect();
+  const { path } = world;
+  const blocked = path.tcp.counters;
+  let sent = 0;
+  const room = () => guest.edge(8) - 1 - sent;
+  for (let round = 0; round < 3; round++) {
+    while (room() >= 30_000) {
+      guest.queue("A", { data: pattern(30_000, sent) });
+      sent += 30_000;
+      world.settle();
+    }
+    assertEquals(blocked.blocked, 0, "the window closes before the socket is full");
+    // So long a silence that the send queue is looked at rarely.
+    for (let i = 0; i < 20; i++) world.advance(300);
+    assert(room() < 30_000, `round ${round}: ${room()} bytes of window`);
+    // The clock stands still: no timer tells of the peer, but an event of the socket.
+    const { now } = path;
+    Object.defineProperty(path, "now", { get: () => now, set() {}, configurable: true });
+    world.until("the window opens", () => (readAll(host), room() > 500_000));
+    Object.defineProperty(path, "now", { value: now, writable: true });
+  }
+});
+
 inWorld("what the socket does not take is neither lost nor doubled", (world) => {
   // Frames of so many pieces that a batch takes several sendmsg(), into a full socket.
   const { guest, host } = fill(world);
