@@ -98,6 +98,7 @@ export function unpacked(root: string, file: string): Program {
 const PROGRAMS: Readonly<Record<string, { set: PackageSet; files: readonly string[] }>> =
   {
     ip: { set: SETS.iproute, files: ["usr/bin/ip", "bin/ip", "usr/sbin/ip", "sbin/ip"] },
+    ss: { set: SETS.iproute, files: ["usr/bin/ss", "bin/ss"] },
     xz: { set: SETS.guest, files: ["usr/bin/xz"] },
     busybox: { set: SETS.guest, files: ["usr/bin/busybox", "bin/busybox"] },
     tshark: { set: SETS.tshark, files: ["usr/bin/tshark"] },

@@ -1,7 +1,7 @@
 /** A hypervisor of a migration test: its back-end and its privileged helper. */
 import { passt, type Suite } from "../../scripts/lab/passt.ts";
 import { Backend, backendCommand } from "./lab_backend.ts";
-import { Process, until } from "./lab_process.ts";
+import { Process, run, until } from "./lab_process.ts";
 import type { Side } from "./migrate_network.ts";
 import { STREAM_PORT } from "./migrate_streams.ts";
 import { vuelo } from "./cli.ts";
@@ -28,8 +28,13 @@ async function command(options: HypervisorOptions): Promise<string[]> {
   const { kind, helper } = options;
   const forward = ["-t", `${STREAM_PORT},${Port.echo}`];
   if (kind === "vuelo") {
-    const repair = ["--repair-path", helper === "none" ? "none" : "{socket}.repair"];
-    return [...backendCommand(), ...repair, ...forward];
+    if (helper === "none") {
+      return [...backendCommand(), "--repair-path", "none", ...forward];
+    }
+    // Even root has no say over TCP_REPAIR without this capability.
+    const weak = ["setpriv", "--bounding-set=-net_admin", "--"];
+    const repair = ["--repair-path", "{socket}.repair"];
+    return [...weak, ...backendCommand(), ...repair, ...forward];
   }
   const { passt: program } = await passt(suiteOf(kind));
   const options_ = ["-f", "--vhost-user", "--socket-path", "{socket}"];
@@ -66,9 +71,30 @@ export class Hypervisor {
     return this.#backend !== undefined && !this.#backend.process.ended;
   }
 
+  /** Whether the back-end closes its sockets as it saves them (passt of May 2025). */
+  get closesSockets(): boolean {
+    return this.options.kind === "passt";
+  }
+
+  /** How many bytes the back-end has written, to files and pipes but not to sockets. */
+  written(): number {
+    try {
+      const text = Deno.readTextFileSync(`/proc/${this.backend.pid}/io`);
+      return Number(/wchar: (\d+)/.exec(text)?.[1] ?? 0);
+    } catch {
+      return 0;
+    }
+  }
+
   /** The helper's process, if there is one. */
   get helper(): Process | undefined {
     return this.#helper;
+  }
+
+  /** Has no connection that was closed here stay in TIME_WAIT: passt minds them. */
+  async forget(): Promise<void> {
+    const path = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
+    await run(["sh", "-c", `echo 0 > ${path}`], { namespace: this.namespace });
   }
 
   /** Starts the back-end, unless it runs, with more options for this time. */
@@ -77,6 +103,7 @@ export class Hypervisor {
     await this.stop();
     const { options } = this;
     const words = await command(options);
+    if (options.kind !== "vuelo") await this.forget();
     this.#backend = await Backend.start({
       namespace: this.namespace,
       command: words,

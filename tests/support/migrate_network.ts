@@ -69,6 +69,23 @@ export class MigrationNetwork {
     await this.#writer.write(new TextEncoder().encode(lines));
   }
 
+  /**
+   * What goes to the guest's addresses is lost until the next flip. A back-end that closes
+   * its sockets as soon as it saved them needs that, lest its kernel resets connections.
+   */
+  async swallow(): Promise<void> {
+    const lines = FAMILIES.map((family) =>
+      `route replace ${family.host}/${width(family)} dev hole src ${family.peer}\n`
+    );
+    await this.#writer.write(new TextEncoder().encode(lines.join("")));
+  }
+
+  /** Runs `ip` in a namespace. */
+  async command(namespace: string, ...words: string[]): Promise<void> {
+    const { path, args, env } = this.ip;
+    await run([path, ...args, "-n", namespace, ...words], { env });
+  }
+
   /** Sets a variable under /proc/sys/net in a namespace. */
   async sysctl(namespace: string, path: string, value: string): Promise<void> {
     await run(["sh", "-c", 'echo "$1" > "/proc/sys/net/$0"', path, value], { namespace });
@@ -136,6 +153,10 @@ async function build(
   await batch(outside, [
     "link set lo up",
     ...FAMILIES.map((f) => `addr add ${f.peer} dev lo${nodad(f)}`),
+    "link add hole type veth peer name bottom",
+    "link set bottom up",
+    "link set hole up",
+    ...FAMILIES.map((f) => `neigh add ${f.host} lladdr 02:00:00:00:00:01 dev hole`),
     ...FAMILIES.map((f) => route(f, "a")),
   ]);
 }

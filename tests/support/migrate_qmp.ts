@@ -56,6 +56,11 @@ export class MonitorEvents {
     return this.names.includes(name);
   }
 
+  /** Whether the migration has come to an end. */
+  get isOver(): boolean {
+    return this.guest.process.ended || ENDS.some((name) => this.has(name));
+  }
+
   /** Waits until one of `names` came or QEMU ended. */
   async wait(...names: string[]): Promise<void> {
     await until(`QEMU says ${names.join(" or ")}`, () => {
@@ -88,22 +93,26 @@ export class MonitorEvents {
   }
 }
 
-/** Whether the back-end of `guest` has answered CHECK_DEVICE_STATE. */
-export function transferred(guest: Guest): boolean {
-  return transferTime(guest.process.output) !== undefined;
+/** How migrations differ. */
+export interface SetUpOptions {
+  readonly capabilities?: readonly string[];
+  readonly withoutReturnPath?: boolean;
+  readonly bandwidth?: number;
 }
 
 /** Sets what every migration here has in common. */
-export async function setUp(
-  guest: Guest,
-  capabilities: readonly string[],
-): Promise<void> {
-  const all = ["events", "return-path", ...capabilities];
+export async function setUp(guest: Guest, options: SetUpOptions): Promise<void> {
+  const wanted = ["events", ...(options.capabilities ?? [])];
+  if (!options.withoutReturnPath) wanted.push("return-path");
+  const all = ["events", "return-path", "pause-before-switchover"];
   await guest.qmp("migrate-set-capabilities", {
-    capabilities: all.map((capability) => ({ capability, state: true })),
+    capabilities: all.map((name) => ({
+      capability: name,
+      state: wanted.includes(name),
+    })),
   });
   await guest.qmp("migrate-set-parameters", {
-    "max-bandwidth": 8 * 2 ** 30,
+    "max-bandwidth": options.bandwidth ?? 8 * 2 ** 30,
     "downtime-limit": DOWNTIME_LIMITS[0],
   });
 }

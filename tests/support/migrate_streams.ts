@@ -12,6 +12,8 @@ export const DATAGRAM_PORT = 7101;
 export interface EndReport {
   readonly number: number;
   readonly sent: number;
+  /** How many bytes it shall send. */
+  readonly limit: number;
   readonly received: number;
   /** Position of the first byte that was wrong. */
   readonly bad: number | null;
@@ -25,6 +27,8 @@ export interface EndReport {
   /** Since the last byte received and sent. */
   readonly waiting: number;
   readonly stalled: number;
+  readonly local: readonly [string, number];
+  readonly remote: readonly [string, number];
   /** Of TCP_INFO. */
   readonly state: number;
   readonly unacked: number;
@@ -39,6 +43,7 @@ export interface EndChange {
   readonly beat?: number;
   readonly read?: boolean;
   readonly fin?: boolean;
+  readonly deaf?: boolean;
   readonly mark?: boolean;
 }
 
@@ -113,14 +118,19 @@ export class Streams {
   }
 
   /** Opens `count` connections to `host`, and returns the number of the first. */
-  async open(origin: Origin, host: string, count = 1): Promise<number> {
+  async open(
+    origin: Origin,
+    host: string,
+    count = 1,
+    buffer?: number,
+  ): Promise<number> {
     const first = this.#next;
     this.#next += count;
     const [opener, accepter] = origin === "guest"
       ? [this.guest, this.peer]
       : [this.peer, this.guest];
     const port = STREAM_PORT;
-    await opener.call("stream_open", { host, port, first, count });
+    await opener.call("stream_open", { host, port, first, count, buffer });
     await until("connections are known at both ends", async () => {
       return await accepter.call("stream_known", { first, count }) === count;
     });
@@ -149,12 +159,8 @@ export class Streams {
    * then judges whether each byte arrived, once and in order.
    */
   async finish(first: number, count: number, more = 3000): Promise<Verdict> {
-    for (const end of this.ends()) {
-      for (const report of await end.report(first, count)) {
-        const change = report.finished ? { read: true } : { read: true, more, fin: true };
-        await end.set(report.number, 1, { beat: 0, ...change });
-      }
-    }
+    const change = { beat: 0, read: true, more, fin: true };
+    for (const end of this.ends()) await end.set(first, count, change);
     const done = (r: EndReport) => r.error !== null || r.ended && r.finished;
     await until("every connection ends", async () => {
       const [a, b] = await this.#both(first, count);

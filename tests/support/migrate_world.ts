@@ -1,6 +1,7 @@
 /** Two hypervisors, an outside world, and a guest that moves between the two. */
 import { configure } from "./lab.ts";
 import { Peer } from "./lab_peer.ts";
+import { until } from "./lab_process.ts";
 import { Hypervisor, type HypervisorOptions } from "./migrate_backend.ts";
 import { MigrationNetwork, other, type Side } from "./migrate_network.ts";
 import { figures, MonitorEvents, type QemuFigures, setUp } from "./migrate_qmp.ts";
@@ -28,8 +29,12 @@ export interface MigrationOptions {
   readonly relay?: Relay;
   /** More options of the target's back-end. */
   readonly targetArgs?: readonly string[];
-  /** Leave out a helper. */
+  /** Leave out the helper of a side. */
   readonly withoutHelper?: Side;
+  /** Has the source take it for done as soon as all is sent. */
+  readonly withoutReturnPath?: boolean;
+  /** Bytes per second, to have time while memory is copied. */
+  readonly bandwidth?: number;
 }
 
 /** What came of a migration. */
@@ -45,6 +50,8 @@ export class MigrationWorld {
   /** Where the guest runs. */
   side: Side = "a";
   readonly streams: Streams;
+  /** The QEMU that a migration under way leads to. */
+  #incoming: Guest | undefined;
 
   private constructor(
     readonly options: MigrationWorldOptions,
@@ -76,6 +83,7 @@ export class MigrationWorld {
       stack.defer(() => guest.stop());
       await configure(guest);
       const world = new MigrationWorld(options, network, hosts, peer, guest);
+      await guest.shell("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
       await world.streams.listen();
       stack.move(); // the world owns it all from here
       return world;
@@ -103,11 +111,11 @@ export class MigrationWorld {
     }
     await target.start(options.targetArgs);
     const incoming = await startGuest(target, { incoming: true });
+    this.#incoming = incoming;
     try {
       if (options.withoutHelper !== source.side) await source.connectHelper();
       if (options.withoutHelper !== target.side) await target.connectHelper();
-      await setUp(incoming, options.capabilities ?? []);
-      await setUp(this.guest, options.capabilities ?? []);
+      for (const guest of [incoming, this.guest]) await setUp(guest, options);
       const path = `${incoming.folder}/migration`;
       await incoming.qmp("migrate-incoming", { uri: `unix:${path}` });
       const from = await options.relay?.start(path) ?? path;
@@ -128,11 +136,14 @@ export class MigrationWorld {
   /** The guest runs in `incoming` now, on the other side. */
   moved(incoming: Guest): void {
     this.guest = incoming;
+    this.#incoming = undefined;
     this.side = other(this.side);
   }
 
   async close(): Promise<void> {
-    if (!this.guest.stopped) await this.guest.stop("SIGKILL");
+    for (const guest of [this.guest, this.#incoming]) {
+      if (guest !== undefined && !guest.stopped) await guest.stop("SIGKILL");
+    }
     await this.hosts.a.stop();
     await this.hosts.b.stop();
     await this.peer.stop();
@@ -166,22 +177,82 @@ async function startGuest(
 export class Migration {
   readonly source: MonitorEvents;
   readonly target: MonitorEvents;
+  /** How long the source's trace was. */
+  readonly #traced: number;
 
   constructor(
     readonly world: MigrationWorld,
     readonly incoming: Guest,
     readonly path: string,
   ) {
+    this.#traced = world.guest.process.output.length;
     this.source = new MonitorEvents(world.guest);
     this.target = new MonitorEvents(incoming);
     // As an operator would: packets go to the target from when the guest runs there.
     const side = other(world.side);
     this.target.on("RESUME", () => void world.network.flip(side));
+    if (world.source.closesSockets) {
+      this.source.on("STOP", () => void world.network.swallow());
+    }
+  }
+
+  /** How long the back-end took to save its state; undefined until it has. */
+  get save(): number | undefined {
+    return transferTime(this.world.guest.process.output.slice(this.#traced));
+  }
+
+  /** Waits until the back-end has saved its state, or the migration has ended. */
+  async saved(): Promise<void> {
+    await until("the source's back-end has saved its state", () => {
+      return this.save !== undefined || this.source.isOver;
+    });
+    if (this.save === undefined) throw new Error("The source saved nothing");
   }
 
   /** Has the source's QEMU begin. */
   async start(): Promise<void> {
     await this.world.guest.qmp("migrate", { uri: `unix:${this.path}` });
+  }
+
+  /** Has the source go on that waits in pre-switchover, its guest stopped. */
+  async goOn(): Promise<void> {
+    await this.source.wait("pre-switchover");
+    await this.world.guest.qmp("migrate-continue", { state: "pre-switchover" });
+  }
+
+  /** Cancels it. */
+  async cancel(): Promise<void> {
+    await this.world.guest.qmp("migrate_cancel");
+  }
+
+  /** Kills the target's QEMU and back-end, as a power cut would. */
+  async killTarget(): Promise<void> {
+    const { target } = this.world;
+    target.backend.process.signal("SIGKILL");
+    await this.incoming.stop("SIGKILL");
+    await target.backend.process.status;
+  }
+
+  /** Kills the source's QEMU and back-end. */
+  async killSource(): Promise<void> {
+    const { source, guest } = this.world;
+    source.backend.process.signal("SIGKILL");
+    await guest.stop("SIGKILL");
+    await source.backend.process.status;
+  }
+
+  /** The guest goes on at the source. */
+  async stayed(qemu: QemuFigures): Promise<MigrationResult> {
+    const { save } = this;
+    await this.#drop();
+    return { qemu, save };
+  }
+
+  /** Waits for the end, which may be one or the other. */
+  async either(): Promise<MigrationResult> {
+    await this.source.ended();
+    const { status } = await figures(this.world.guest);
+    return status === "completed" ? await this.succeed() : await this.fail();
   }
 
   /** Waits for the end, which must be success; the source's QEMU is ended. */
@@ -199,7 +270,8 @@ export class Migration {
   /** The guest runs on the target: ends the source's QEMU. */
   async arrived(qemu: QemuFigures): Promise<MigrationResult> {
     const old = this.world.guest;
-    const [save, load] = [old, this.incoming].map((g) => transferTime(g.process.output));
+    const { save } = this;
+    const load = transferTime(this.incoming.process.output);
     this.source.close();
     this.target.close();
     this.world.moved(this.incoming);
@@ -210,16 +282,16 @@ export class Migration {
   /** Waits for the end, which must not be success; the guest goes on at the source. */
   async fail(): Promise<MigrationResult> {
     await this.source.ended();
-    const qemu = await figures(this.world.guest);
-    const save = transferTime(this.world.guest.process.output);
-    await this.#drop();
-    if (qemu.status === "completed") throw new Error("The migration succeeded");
-    return { qemu, save };
+    const result = await this.stayed(await figures(this.world.guest));
+    if (result.qemu.status === "completed") throw new Error("The migration succeeded");
+    return result;
   }
 
   async #drop(): Promise<void> {
     this.source.close();
     this.target.close();
+    this.target.close(); // no late word of the target's shall flip the routes
+    await this.world.network.flip(this.world.side);
     if (!this.incoming.stopped) await this.incoming.stop("SIGKILL");
   }
 }

@@ -135,6 +135,7 @@ class Connection:
         return {
             "number": self.number,
             "sent": self.sent,
+            "limit": self.limit,
             "received": self.received,
             "bad": self.bad,
             "ended": self.ended,
@@ -319,7 +320,10 @@ def accept_all(listener):
 def drop_segments(sock, drop):
     """Attaches a filter that keeps nothing of a segment, or detaches it."""
     if not drop:
-        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        except FileNotFoundError:
+            pass  # it hears already
         return
     program = struct.pack("=HBBI", 0x06, 0, 0, 0)  # return 0
     address = id(program) + bytes.__basicsize__ - 1  # of its content
@@ -362,10 +366,10 @@ def op_stream_set(
 ):
     """Changes what connections do.
 
-    limit: how many bytes to send in all (more: from here on); beat: a few bytes every so
-    many seconds instead (0: stop); read: whether to take what comes; fin: shut down after
-    the last byte; deaf: whether the kernel drops segments that come; mark: forget the
-    longest gap.
+    limit: how many bytes to send in all (more: from here on, unless it has shut down);
+    beat: a few bytes every so many seconds instead (0: stop); read: whether to take what
+    comes; fin: shut down after the last byte; deaf: whether the kernel drops segments that
+    come; mark: forget the longest gap.
     """
 
     def task():
@@ -376,7 +380,7 @@ def op_stream_set(
                 connection.limit = connection.sent
             if limit is not None:
                 connection.limit = limit
-            if more is not None:
+            if more is not None and not connection.finished:
                 connection.limit = connection.sent + more
             if read is not None:
                 connection.reading = read

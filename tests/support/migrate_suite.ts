@@ -1,0 +1,87 @@
+/** All scenarios, and a world that they share for as long as it holds. */
+import { MigrationWorld, type MigrationWorldOptions } from "./migrate_world.ts";
+import { type Outcome, Run, type Scenario } from "./migrate_run.ts";
+import { DEFECTS } from "./migrate_defects.ts";
+import { FAILURES } from "./migrate_failures.ts";
+import { MOVES } from "./migrate_scenarios.ts";
+
+/** All scenarios, or those of these names; throws when there is no such. */
+export function scenarios(names: readonly string[] = []): readonly Scenario[] {
+  const all = [...MOVES, ...DEFECTS, ...FAILURES];
+  if (names.length === 0 || names.includes("all")) return all;
+  return names.map((name) => {
+    const found = all.find((scenario) => scenario.name === name);
+    if (found === undefined) throw new Error(`There is no scenario ${name}`);
+    return found;
+  });
+}
+
+/** Runs scenarios one after the other, with a new world after one that broke it. */
+export class Suite {
+  #world: MigrationWorld | undefined;
+
+  constructor(
+    readonly options: MigrationWorldOptions,
+    /** Told what happens. */
+    readonly say: ((text: string) => void) | undefined = undefined,
+  ) {}
+
+  /** What came of a scenario; what the back-ends said is added to faults. */
+  async run(scenario: Scenario): Promise<Outcome> {
+    const say = this.say ?? (() => {});
+    say(scenario.name);
+    const world = this.#world ??= await MigrationWorld.create(this.options);
+    const fail = (outcome: Outcome, more: string): Outcome => {
+      return { ...outcome, faults: [...outcome.faults, more] };
+    };
+    try {
+      const outcome = await new Run(world, scenario, say).run();
+      if (outcome.faults.length === 0) return outcome;
+      return fail(outcome, world.report());
+    } catch (error) {
+      const { name } = scenario;
+      const broken = { name, kept: 0, reset: 0, lost: 0, faults: [] };
+      const { message, stack } = error as Error;
+      const outcome = fail(broken, `${message}\n${stack}\n${world.report()}`);
+      await this.close(); // nobody knows what state it is in
+      return outcome;
+    }
+  }
+
+  async close(): Promise<void> {
+    const world = this.#world;
+    this.#world = undefined;
+    await world?.close();
+  }
+}
+
+const COLUMNS = ["pause", "downtime", "save", "load", "bytes"] as const;
+
+/** The heading of the rows. */
+export function headline(): string {
+  const names = [
+    "pause ms",
+    "downtime",
+    "save",
+    "load",
+    "bytes",
+    "kept",
+    "reset",
+    "lost",
+  ];
+  return "scenario".padEnd(28) + names.map((name) => name.padStart(10)).join("");
+}
+
+/** One line about an outcome. */
+export function row(outcome: Outcome): string {
+  const figures = COLUMNS.map((name) => {
+    const value = outcome[name];
+    return value === undefined
+      ? "-"
+      : value.toFixed(name === "save" || name === "load" ? 1 : 0);
+  });
+  const counts = [outcome.kept, outcome.reset, outcome.lost].map(String);
+  const mark = outcome.faults.length > 0 ? "  FAILED" : "";
+  return outcome.name.padEnd(28) +
+    [...figures, ...counts].map((text) => text.padStart(10)).join("") + mark;
+}
