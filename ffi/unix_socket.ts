@@ -7,6 +7,8 @@ import { libc } from "./libc.ts";
 const sys = libc({
   /** int socket(int domain, int type, int protocol) */
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  /** int socketpair(int domain, int type, int protocol, int sv[2]) */
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   /** int fchmod(int fd, mode_t mode) */
   fchmod: { parameters: ["i32", "u32"], result: "i32" },
   /** int bind(int sockfd, const struct sockaddr *addr, socklen_t addrlen) */
@@ -90,6 +92,14 @@ function setAddress(path: string): number {
 
 function open(): number {
   return checked(sys.socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK_CLOEXEC, 0), "socket");
+}
+
+/** Two non-blocking sockets that are connected to each other. */
+export function socketPair(): [number, number] {
+  const pair = new Int32Array(2);
+  const type = SOCK_STREAM | SOCK_NONBLOCK_CLOEXEC;
+  checked(sys.socketpair(AF_UNIX, type, 0, pair), "socketpair");
+  return [pair[0], pair[1]];
 }
 
 /**

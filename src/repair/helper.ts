@@ -3,16 +3,15 @@
  * TCP sockets that it is handed on or off.
  */
 import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
-import { Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
-import { closeFd } from "../../ffi/socket.ts";
+import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
-import { connectUnix } from "../../ffi/unix_socket.ts";
+import { connectUnix, receive, send, socketPair } from "../../ffi/unix_socket.ts";
 import { StartError, UsageError } from "../errors.ts";
 import { log } from "../log.ts";
 import { Connection, RequestError } from "./connection.ts";
 import { FolderHelper } from "./folder.ts";
 import { MISSING, narrowToNetAdmin } from "./narrow.ts";
-import { newTcpSocket, probeRepair, REPAIR_OFF, REPAIR_ON, switchAll } from "./switch.ts";
+import { newTcpSocket, probeRepair, REPAIR_OFF, REPAIR_ON } from "./switch.ts";
 
 /** How long a service that others wait for, too, is asked again. */
 const BUSY_MS = 10_000;
@@ -100,13 +99,21 @@ function checkRights(): void {
   throw new StartError(`the kernel refuses TCP_REPAIR: ${errnoName(error)}`);
 }
 
-/** Has the machine code made before a guest waits for it. */
+/** Serves itself, so that the machine code is there before a guest waits for it. */
 function warmUp(): void {
+  const [own, other] = socketPair();
+  const connection = new Connection(own, "");
   const fds = Array.from({ length: WARM_UP_SOCKETS }, newTcpSocket);
+  const byte = new Uint8Array(1);
   for (let i = 0; i < WARM_UP_ROUNDS; i++) {
-    switchAll(fds, i % 2 === 0 ? REPAIR_ON : REPAIR_OFF);
+    byte[0] = i % 2 === 0 ? REPAIR_ON : REPAIR_OFF;
+    send(other, byte, fds);
+    connection.serve();
+    receive(other, byte, []);
   }
-  for (const fd of fds) closeFd(fd);
+  for (const fd of fds) close(fd);
+  connection.close();
+  close(other);
 }
 
 function serveSocket(path: string): number {
