@@ -153,11 +153,12 @@ function reserveFrames(
     let want = left < segment ? left : segment;
     let fits = sink.reserve(headLength, want, t.in);
     // All the guest's buffers together may be too small for it.
-    while (fits <= 0 && total === 0 && want > SMALLEST_FRAGMENT) {
+    while (fits < 0 && total === 0 && want > SMALLEST_FRAGMENT) {
       want >>= 1;
       fits = sink.reserve(headLength, want, t.in);
     }
-    if (fits <= 0) break;
+    if (fits < 0) break;
+    // 0: a buffer that does not merge holds headers alone, and goes to the guest so.
     t.frameRoom[sink.frames - 1] = fits;
     total += fits;
   }

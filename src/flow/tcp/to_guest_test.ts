@@ -252,6 +252,27 @@ inWorld("buffers that do not merge", (world) => {
   guest.finish(host);
 }, { mergeable: false });
 
+inWorld("buffers that do not merge, some of which hold headers alone", (world) => {
+  world.refill = false;
+  const { guest, host } = world.connect({ mss: 1460 });
+  host.send(pattern(3000));
+  guest.drain();
+  assertEquals(Uint8Array.from(guest.received), pattern(3000));
+  while (world.driver.rx.used.getUint16(2, true) !== world.driver.rx.next) {
+    guest.in("S", { seq: 77 }); // each answer takes a buffer
+  }
+  host.send(pattern(2000, 3000));
+  world.settle();
+  for (let i = 0; i < 20 && guest.received.length < 5000; i++) {
+    world.post(2, 12 + 14 + 20 + 20);
+    world.post(3);
+    guest.drain();
+  }
+  assertEquals(Uint8Array.from(guest.received), pattern(5000));
+  world.post(50);
+  guest.finish(host);
+}, { mergeable: false, buffers: 60 });
+
 inWorld("a megabyte both ways at once", (world) => {
   const { guest, host } = world.connect({ scale: 4, window: 4096 });
   const total = 1 << 20;
