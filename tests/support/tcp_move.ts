@@ -48,14 +48,15 @@ export function restore(world: TcpWorld, moved: Moved, by = repair): void {
 export function move(
   from: TcpWorld,
   to: TcpWorld,
-  ...guests: readonly ScriptedGuest[]
+  guests: readonly ScriptedGuest[],
+  by = repair,
 ): Moved {
   from.settle();
-  const moved = save(from);
+  const moved = save(from, by);
   from.path.tcp.discard();
-  restore(to, moved);
+  restore(to, moved, by);
   for (const guest of guests) to.adopt(guest);
-  const number = to.path.tcp.thaw(repair);
+  const number = to.path.tcp.thaw(by);
   if (number !== 0) throw new Error(`thaw: ${number}`);
   to.settle();
   return moved;

@@ -306,7 +306,7 @@ export class ScriptedGuest {
   readonly to: Uint8Array;
   readonly fromPort: number;
   readonly toPort: number;
-  readonly isn: number;
+  isn: number;
   window: number;
   /** The peer's initial sequence number, from its first SYN. */
   peerIsn: number | undefined;

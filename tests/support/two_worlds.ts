@@ -33,14 +33,24 @@ export function inWorlds(
 
 /** Everything that comes to a host's socket until `length` bytes are there. */
 export function readAll(world: TcpWorld, host: HostTcp, length: number): Uint8Array {
-  const all: number[] = [];
+  const parts: Uint8Array[] = [];
+  let got = 0;
   world.until(`${length} bytes at the peer`, () => {
     const more = host.receive();
     if (typeof more === "number") throw new Error(`the peer's socket: errno ${more}`);
-    if (more !== "end") all.push(...more);
-    return all.length >= length;
+    if (more !== "end") {
+      parts.push(more);
+      got += more.length;
+    }
+    return got >= length;
   });
-  return Uint8Array.from(all);
+  const all = new Uint8Array(got);
+  for (let at = 0; parts.length > 0;) {
+    const part = parts.shift()!;
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }
 
 /** Waits for FIN at a host's socket, whose data has been read. */

@@ -22,7 +22,7 @@ for (const six of [false, true]) {
     const kind = `${family}, ${inbound ? "inbound" : "outbound"}`;
     inWorlds(`an idle connection moves (${kind})`, (source, target) => {
       const { guest, host } = inbound ? source.accept({ six }) : source.connect({ six });
-      const moved = move(source, target, guest);
+      const moved = move(source, target, [guest]);
       assertEquals(moved.records.map((r) => r.lost), [""]);
       guest.in("A", { data: pattern(1000) });
       assertEquals(readAll(target, host, 1000), pattern(1000));
@@ -48,7 +48,7 @@ inWorlds("data in every queue moves byte for byte", (source, target) => {
   }
   source.settle();
   const acked = guest.last!.ack - guest.isn - 1;
-  const moved = move(source, target, guest);
+  const moved = move(source, target, [guest]);
   const [record] = moved.records;
   assertEquals(record.lost, "");
   assert(record.sendQueue.length > 10_000, `send queue ${record.sendQueue.length}`);
@@ -81,7 +81,7 @@ inWorlds("what the guest has not acknowledged is sent again (D11)", (source, tar
   // The guest did not get it after all.
   guest.received.length = 0;
   guest.expected = before;
-  move(source, target, guest);
+  move(source, target, [guest]);
   assertEquals(guest.received, []);
   target.advance(300);
   assertEquals(Uint8Array.from(guest.received), pattern(500));
@@ -93,7 +93,7 @@ inWorlds("guest data is acknowledged after the move, too (D1)", (source, target)
   guest.in("A", { data: pattern(50_000 % 1400) });
   readAll(source, host, 50_000 % 1400);
   source.settle();
-  move(source, target, guest);
+  move(source, target, [guest]);
   for (let i = 0; i < 3; i++) {
     guest.in("A", { data: pattern(1000, i) });
     assertEquals(readAll(target, host, 1000), pattern(1000, i));
@@ -108,7 +108,7 @@ for (const six of [false, true]) {
     (source, target) => {
       const { guest, host } = source.connect({ six });
       const before = readInfo(source.path.table.fd(source.flowOf(guest)))!.sendMss;
-      move(source, target, guest);
+      move(source, target, [guest]);
       const fd = target.path.table.fd(target.flowOf(guest));
       // Half the largest window of the peer, on loopback.
       const after = readInfo(fd)!.sendMss;
@@ -143,7 +143,7 @@ for (const data of FIN_CASES) {
     if (down.length > 0) host.send(down);
     host.shutdown();
     source.until("FIN", () => kernelState(source, guest) === 8);
-    const [record] = move(source, target, guest).records;
+    const [record] = move(source, target, [guest]).records;
     assertEquals([record.state, record.receiveQueue.length], [8, down.length]);
     assertEquals(kernelState(target, guest), 1);
     guest.window = 65535;
@@ -175,7 +175,7 @@ for (const data of FIN_CASES) {
     guest.in("FA", { seq: accepted + 1 });
     guest.next = accepted + 2;
     assertEquals(kernelState(source, guest), 4);
-    const [record] = move(source, target, guest).records;
+    const [record] = move(source, target, [guest]).records;
     assertEquals(record.state, 4);
     assert(record.sendQueue.length > 0);
     guest.window = 65535;
@@ -194,7 +194,7 @@ for (const data of FIN_CASES) {
     source.until("FIN_WAIT2", () => kernelState(source, guest) === 5);
     if (down.length > 0) host.send(down);
     source.settle();
-    const [record] = move(source, target, guest).records;
+    const [record] = move(source, target, [guest]).records;
     assertEquals([record.state, record.receiveQueue.length], [5, down.length]);
     assertEquals(readAll(target, host, up.length), up);
     awaitEnd(target, host);
@@ -228,7 +228,7 @@ for (const data of FIN_CASES) {
         source.until("FIN", () => kernelState(source, guest) === 11);
       }
       assertEquals(kernelState(source, guest), state);
-      const [record] = move(source, target, guest).records;
+      const [record] = move(source, target, [guest]).records;
       assertEquals([record.state, record.receiveQueue.length], [state, down.length]);
       assertEquals(record.sendQueue.length, up.length);
       undeafen(host.fd);
@@ -262,7 +262,7 @@ for (const first of ["guest", "peer"]) {
     }
     source.until("the end of both", () => kernelState(source, guest) === 7);
     host.close();
-    const [record] = move(source, target, guest).records;
+    const [record] = move(source, target, [guest]).records;
     assertEquals([record.lost, record.state, record.receiveQueue.length], ["", 7, 5000]);
     guest.window = 65535;
     guest.in("A");

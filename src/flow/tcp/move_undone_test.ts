@@ -174,7 +174,7 @@ inWorlds(
     const host = source.keep(HostTcp.connect(LOOPBACK4, listener.port));
     const guest = source.guest(host.port, { fromPort: 80 });
     source.until("SYN", () => guest.peerIsn !== undefined);
-    const moved = move(source, target, guest);
+    const moved = move(source, target, [guest]);
     assertEquals(moved.records.length, 1);
     guest.in("SA");
     useAndFinish(target, guest, host);
@@ -227,7 +227,7 @@ inWorlds("sockets that moved may share their port with a listening one", (
   target,
 ) => {
   const { guest, host } = source.accept();
-  move(source, target, guest);
+  move(source, target, [guest]);
   const fd = target.path.table.fd(target.flowOf(guest));
   assertEquals(getOption(fd, SOL_SOCKET, SO_REUSEADDR), 1);
   useAndFinish(target, guest, host);
