@@ -194,7 +194,7 @@ const tcpFlow = fc.record({
   scope: word,
   lost: fc.oneof({ weight: 5, arbitrary: fc.constant("") }, fc.constant("Grund: ä")),
   record: fc.record({
-    state: fc.constantFrom(1, 4, 5, 8, 9, 11),
+    state: fc.constantFrom(1, 4, 5, 7, 8, 9, 11),
     options: octet,
     sendScale: fc.nat(14),
     receiveScale: fc.nat(14),

@@ -72,8 +72,8 @@ export function readSource(bytes: Uint8Array): StreamSource {
   if (isPasst(bytes)) {
     return { format: "passt", ...NATIVE, ...readPasstHeader(bytes) };
   }
-  const reservedUsed = restIsUsed(bytes);
-  return { format: "vuelo", ...readHeader(bytes, KNOWN_VERSIONS), reservedUsed };
+  const facts = readHeader(bytes, KNOWN_VERSIONS);
+  return { format: "vuelo", ...facts, reservedUsed: restIsUsed(bytes) };
 }
 
 /**
@@ -130,7 +130,7 @@ export function encodePasst(state: MovedState): PasstStream {
   for (const record of carried) pieces.push(writePasstFlow(flowOf(entries, record)));
   for (const record of carried) {
     pieces.push(
-      writePasstSocket(socketOf(record)),
+      writePasstSocket(socketOf(entries, record)),
       record.sendQueue,
       record.receiveQueue,
     );

@@ -86,5 +86,7 @@ export function readHeader(bytes: Uint8Array, versions: readonly number[]): Head
 
 /** Whether the part that has no meaning yet is in use. */
 export function restIsUsed(bytes: Uint8Array): boolean {
-  return bytes.subarray(HEADER_USED, HEADER_SIZE).some((byte) => byte !== 0);
+  const end = Math.min(bytes.length, HEADER_SIZE);
+  for (let at = HEADER_USED; at < end; at++) if (bytes[at] !== 0) return true;
+  return false;
 }

@@ -49,7 +49,7 @@ export interface MovedTcp {
   readonly flow: number;
   /** Why the source could not save it; "" if all below is valid. */
   readonly lost: string;
-  /** Linux's TCP state of the socket (tcpi_state): 1, 4, 5, 8, 9 or 11. */
+  /** Linux's TCP state of the socket (tcpi_state): 1, 4, 5, 7, 8, 9, 11. */
   readonly state: number;
   /** Option bits of TCP_INFO: 1 timestamps, 2 SACK, 4 window scale. */
   readonly options: number;

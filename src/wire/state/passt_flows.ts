@@ -48,6 +48,7 @@ export const LinuxTcp = {
   established: 1,
   finWait1: 4,
   finWait2: 5,
+  close: 7,
   closeWait: 8,
   lastAck: 9,
   closing: 11,
@@ -68,7 +69,7 @@ export function finIsOut(state: number): boolean {
 /** The peer's FIN has come. */
 export function peerHasClosed(state: number): boolean {
   return state === LinuxTcp.closeWait || state === LinuxTcp.lastAck ||
-    state === LinuxTcp.closing;
+    state === LinuxTcp.closing || state === LinuxTcp.close;
 }
 
 /**
@@ -175,10 +176,11 @@ function toRecord(
   if ((flow.events & PasstEvent.established) === 0) {
     return lose(record, "it was not established");
   }
-  if (!MOVED_STATES.includes(socket.state)) {
+  const guestFin = (entries[index * FLOW_WORDS] & TcpFlow.guestFin) !== 0;
+  const failed = socket.state === LinuxTcp.close && !guestFin;
+  if (failed || !MOVED_STATES.includes(socket.state)) {
     return lose(record, `its socket was in state ${socket.state}`);
   }
-  const guestFin = (entries[index * FLOW_WORDS] & TcpFlow.guestFin) !== 0;
   if ((socket.options & WRITTEN_BY_VUELO) === WRITTEN_BY_VUELO) {
     return fromVuelo(record, socket, entries);
   }
@@ -221,22 +223,27 @@ function baseRecord(
   };
 }
 
+/** What a state stands for where the peer's FIN has come. */
+const CLOSED_AS: Readonly<Record<number, number>> = {
+  [LinuxTcp.finWait1]: LinuxTcp.lastAck,
+  [LinuxTcp.finWait2]: LinuxTcp.close,
+  [LinuxTcp.established]: LinuxTcp.closeWait,
+};
+
 /** Undoes what {@link socketOf} does. */
 function fromVuelo(
   record: MovedTcp,
   socket: PasstSocket,
   entries: Int32Array,
 ): MovedTcp {
-  const peerFin = (entries[record.flow * FLOW_WORDS] & TcpFlow.peerFin) !== 0;
+  const closed = hasPeerFin(entries, record);
   const finWait2 = socket.state === LinuxTcp.finWait2;
-  const state = socket.state === LinuxTcp.finWait1 && peerFin
-    ? LinuxTcp.lastAck
-    : socket.state;
+  const state = closed ? CLOSED_AS[socket.state] ?? socket.state : socket.state;
   return {
     ...record,
     state,
     sendSequence: socket.sendSequence + (finWait2 ? 1 : 0) >>> 0,
-    receiveSequence: socket.receiveSequence - (peerHasClosed(state) ? 1 : 0) >>> 0,
+    receiveSequence: socket.receiveSequence - (closed ? 1 : 0) >>> 0,
   };
 }
 
@@ -252,7 +259,7 @@ function fromPasstSocket(
     state: withFin(state, guestFin),
     sendSequence: socket.sendSequence - (finIsOut(state) ? 1 : 0) >>> 0,
   };
-  if (state === LinuxTcp.closing) {
+  if (state === LinuxTcp.closing || state === LinuxTcp.close) {
     return { ...corrected, receiveSequence: socket.receiveSequence - 1 >>> 0 };
   }
   if (!peerHasClosed(state)) return corrected;
@@ -288,6 +295,15 @@ function bytesLeftOut(entries: Int32Array, record: MovedTcp): number {
   if (held > 0) return 1;
   const closed = (entries[at + TcpWord.windows] & 0xffff) === 0;
   return sent > 0 ? sent : closed ? 1 : 0;
+}
+
+/**
+ * Whether the peer's FIN has come. A socket that was restored before may not know it: the
+ * kernel has no way to restore CLOSE-WAIT.
+ */
+function hasPeerFin(entries: Int32Array, record: MovedTcp): boolean {
+  const flags = entries[record.flow * FLOW_WORDS];
+  return (flags & TcpFlow.peerFin) !== 0 || peerHasClosed(record.state);
 }
 
 /** The device for passt, which knows addresses only. */
@@ -330,6 +346,7 @@ export function flowOf(entries: Int32Array<ArrayBuffer>, record: MovedTcp): Pass
   const host = side(FlowWord.hostPorts, FlowWord.hostOur, FlowWord.hostEndpoint);
   const inbound = (words[FlowWord.kind] & TcpFlow.inbound) !== 0;
   const counts = words[TcpWord.counts];
+  const closed = hasPeerFin(entries, record);
   const queue = Math.max(65536, record.sendQueue.length);
   return {
     offset: 0,
@@ -338,10 +355,10 @@ export function flowOf(entries: Int32Array<ArrayBuffer>, record: MovedTcp): Pass
     retries: Math.min(7, (counts >>> 16) & 0xff),
     scaleFrom: counts & 0xff,
     scaleTo: (counts >>> 8) & 0xff,
-    events: eventsOf(words[FlowWord.kind], record.state),
+    events: eventsOf(words[FlowWord.kind], closed),
     mss: Math.max(4, words[TcpWord.mss] & ~3),
     sendBuffer: Math.ceil(queue / 256),
-    flags: passtFlags(words, record),
+    flags: passtFlags(words, record, closed),
     // Of no acknowledgement that may come next, so that it is not taken for a repetition.
     duplicate: (words[TcpWord.seqFromGuest] ^ 0x80) & 0xff,
     windowFrom: words[TcpWord.windows] & 0xffff,
@@ -354,41 +371,51 @@ export function flowOf(entries: Int32Array<ArrayBuffer>, record: MovedTcp): Pass
   };
 }
 
-function eventsOf(flags: number, state: number): number {
-  const peerFin = (flags & TcpFlow.peerFin) !== 0 || peerHasClosed(state);
+function eventsOf(flags: number, closed: boolean): number {
   const guestFin = PasstEvent.tapFinReceived | PasstEvent.sockFinSent;
   return PasstEvent.established |
-    (peerFin ? PasstEvent.sockFinReceived : 0) |
+    (closed ? PasstEvent.sockFinReceived : 0) |
     ((flags & TcpFlow.guestFin) !== 0 ? guestFin : 0) |
     ((flags & TcpFlow.finToGuest) !== 0 ? PasstEvent.tapFinSent : 0) |
     ((flags & TcpFlow.finToGuestAcked) !== 0 ? PasstEvent.tapFinAcked : 0);
 }
 
-function passtFlags(words: Int32Array, record: MovedTcp): number {
+function passtFlags(words: Int32Array, record: MovedTcp, closed: boolean): number {
   const kind = words[FlowWord.kind];
   const flying = words[TcpWord.seqToGuest] - words[TcpWord.ackFromGuest] | 0;
   const owed = (kind & TcpFlow.ackDue) !== 0 ||
     words[TcpWord.ackToGuest] !== words[TcpWord.seqFromGuest];
-  const first = (kind & TcpFlow.guestFin) !== 0 && !peerHasClosed(record.state);
+  const first = (kind & TcpFlow.guestFin) !== 0 && !closed;
   return (record.receiveQueue.length > flying ? PasstFlag.stalled : 0) |
     (first ? PasstFlag.activeClose : 0) |
     (owed ? PasstFlag.ackToTapDue : 0) |
     (flying > 0 ? PasstFlag.ackFromTapDue : 0);
 }
 
+/** The state that passt is told. */
+function toldState(state: number, closed: boolean): number {
+  if (finIsOut(state)) return LinuxTcp.finWait1;
+  if (state === LinuxTcp.close) return LinuxTcp.finWait2;
+  return closed && state === LinuxTcp.established ? LinuxTcp.closeWait : state;
+}
+
 /**
  * The socket record, so that passt makes the same connection of it: its socket sends the
  * FIN of a FIN-WAIT-1 (again), and in FIN-WAIT-2 counts one without sending it. In
- * LAST-ACK and CLOSING it would forget the FIN, so these are told as FIN-WAIT-1. The
- * peer's FIN counts as received.
+ * LAST-ACK and CLOSING it would forget the FIN, so these are told as FIN-WAIT-1, and for
+ * the same reason CLOSE as FIN-WAIT-2. The peer's FIN counts as received.
  */
-export function socketOf(record: MovedTcp): PasstSocket {
-  const { state } = record;
+export function socketOf(
+  entries: Int32Array<ArrayBuffer>,
+  record: MovedTcp,
+): PasstSocket {
+  const closed = hasPeerFin(entries, record);
+  const state = toldState(record.state, closed);
   return {
     ...record,
-    state: finIsOut(state) ? LinuxTcp.finWait1 : state,
+    state,
     sendSequence: record.sendSequence - (state === LinuxTcp.finWait2 ? 1 : 0),
-    receiveSequence: record.receiveSequence + (peerHasClosed(state) ? 1 : 0),
+    receiveSequence: record.receiveSequence + (closed ? 1 : 0),
     options: record.options | WRITTEN_BY_VUELO,
   };
 }

@@ -163,6 +163,7 @@ Deno.test("connections of passt's stream that cannot be moved", () => {
   skipped[SOCKET_AT + 50] = 0;
   assertEquals(lost(skipped), "the source could not save it");
   assertEquals(lost(patched(SOCKET_AT + 50, 6)), "its socket was in state 6");
+  assertEquals(lost(patched(SOCKET_AT + 50, 7)), "its socket was in state 7");
   assertEquals(lost(patched(FLOW_AT + 77, 1)), "it was not established");
   assertEquals(
     lost(patched(FLOW_AT + 99, 0x76)),
@@ -246,6 +247,7 @@ Deno.test("passt: the number of the send queue is put right while a FIN is out (
   assertEquals(outcome(5, GUEST_FIN), [5, 7000, guestFin]);
   assertEquals(outcome(9, GUEST_FIN | 0x08), [9, 6999, guestFin | peerFin]);
   assertEquals(outcome(11, GUEST_FIN | 0x08), [11, 6999, guestFin | peerFin]);
+  assertEquals(outcome(7, GUEST_FIN | 0x08), [7, 7000, guestFin | peerFin]);
   // The guest's FIN came, and was not passed on yet.
   assertEquals(outcome(1, 0x24, "data"), [4, 7000, guestFin]);
   assertEquals(outcome(8, 0x2c), [9, 7000, guestFin | peerFin]);
@@ -353,6 +355,7 @@ Deno.test("passt is told numbers and states that it restores rightly", () => {
   // It sends a FIN again in FIN-WAIT-1 only.
   assertEquals(written({ state: 9 }, closed | guestFin), [0xfc, 4, 7000, 9001]);
   assertEquals(written({ state: 11 }, peerFin | guestFin), [0x3c, 4, 7000, 9001]);
+  assertEquals(written({ state: 7 }, peerFin | guestFin), [0x3c, 5, 6999, 9001]);
 });
 
 Deno.test("queues go to passt whole", () => {

@@ -52,8 +52,11 @@ const NAME_SIZE = 16;
 /** Bytes of the reason why a connection is lost. */
 const MAX_REASON = 255;
 const MAX_SCALE = 14;
-/** TCP states of Linux that can be moved; see TCP_INFO. */
-export const MOVED_STATES = [1, 4, 5, 8, 9, 11];
+/**
+ * TCP states of Linux that can be moved; CLOSE (7) is that of a connection closed in good
+ * order both ways, whose last bytes the guest does not have yet.
+ */
+export const MOVED_STATES = [1, 4, 5, 7, 8, 9, 11];
 const RuleBit = { address: 1, device: 2, guestAddress: 4, weak: 8 } as const;
 const NONE = new Uint8Array(16);
 const decoder = new TextDecoder();
