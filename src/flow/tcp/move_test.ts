@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
 import { readInfo } from "../../../ffi/tcp_repair.ts";
 import type { HostTcp } from "../../../tests/support/host_tcp.ts";
-import { move } from "../../../tests/support/tcp_move.ts";
+import { move, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
@@ -118,6 +118,23 @@ for (const six of [false, true]) {
     },
   );
 }
+
+inWorlds("every combination of options is restored (D7)", (source, target) => {
+  const { guest, host } = source.connect();
+  const { entries, records: [record] } = save(source);
+  source.path.tcp.discard();
+  for (let options = 0; options < 8; options++) {
+    restore(target, { entries, records: [{ ...record, options }] });
+    const fd = target.path.table.fd(target.flowOf(guest));
+    const info = readInfo(fd)!;
+    assertEquals([info.options & 7, info.state], [options, 1]);
+    const scaled = (options & 4) !== 0;
+    assertEquals(info.sendScale, scaled ? record.sendScale : 0);
+    assertEquals(info.receiveScale, scaled ? record.receiveScale : 0);
+    target.path.tcp.discard();
+  }
+  host.reset();
+});
 
 const FIN_CASES = ["no data", "data to the guest", "data to the peer", "data both ways"];
 for (const data of FIN_CASES) {

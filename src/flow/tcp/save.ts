@@ -143,7 +143,6 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   if (info === undefined) refuse("TCP_INFO");
   const kernelState = info.state;
   const { options, sendScale, receiveScale } = info;
-  const idleSender = info.unacked === 0 && info.notSent === 0;
   if (kernelState === KernelState.close) checkClosed(t, flow, fd);
   const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
   const clock = (options & InfoOption.timestamps) !== 0 ? timestamp(fd) : 0;
@@ -154,8 +153,8 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const rcvWnd = windowWords[WindowWord.rcvWnd];
   const rcvWup = windowWords[WindowWord.rcvWup];
   const state = stateOf(t, flow, kernelState);
-  const send = dumpSend(t, flow, fd, kernelState, idleSender, blocks);
   const receive = dumpReceive(t, flow, fd, state, blocks);
+  const send = dumpSend(t, flow, fd, kernelState, blocks);
   const alive = t.has(flow, TcpFlow.keepAlive);
   return {
     flow: index,
@@ -236,28 +235,26 @@ function ownFin(state: number): boolean {
     state === KernelState.closing;
 }
 
+/**
+ * Comes last: while the send queue is selected the kernel puts nothing new on the wire.
+ * Before that, timers and the network card may make it send what it had queued, and the
+ * target must not take for unsent what the peer may have.
+ */
 function dumpSend(
   t: TcpShared,
   flow: number,
   fd: number,
   state: number,
-  idle: boolean,
   blocks: Blocks,
 ): Queue & { readonly notSent: number } {
   if (selectQueue(fd, RepairQueue.send) === -1) refuse("TCP_REPAIR_QUEUE");
+  let notSent = queueLength(fd, SIOCOUTQNSD);
   const end = queueSequence(fd);
-  if (end < 0) refuse("TCP_QUEUE_SEQ");
-  let queue = NOTHING;
-  let counted = 0;
-  let notSent = 0;
-  if (!idle && state !== KernelState.close) {
-    counted = queueLength(fd, SIOCOUTQ);
-    notSent = queueLength(fd, SIOCOUTQNSD);
-    if (counted < 0 || notSent < 0) refuse("SIOCOUTQ");
-    const fin = ownFin(state) && counted > 0 ? 1 : 0;
-    queue = peekSend(fd, counted - fin, blocks);
-    notSent = Math.max(0, notSent - fin);
-  }
+  const counted = state === KernelState.close ? 0 : queueLength(fd, SIOCOUTQ);
+  if (end < 0 || counted < 0 || notSent < 0) refuse("TCP_QUEUE_SEQ and SIOCOUTQ");
+  const fin = ownFin(state) && counted > 0 ? 1 : 0;
+  let queue = peekSend(fd, counted - fin, blocks);
+  notSent = Math.min(Math.max(0, notSent - fin), queue.length);
   const backlog = t.backlogs.get(flow);
   if (backlog !== undefined) {
     const rest = backlog.bytes;
