@@ -110,6 +110,7 @@ class Service {
     this.#session = new Session(fd, this.#device, log);
     this.#epoll.add(fd, EPOLLIN, eventData(EventKind.control, SESSION));
     this.#served = true;
+    this.#move.rehearse(); // the guest is only about to start
   }
 
   /** Handles one round of events; true if a signal came in. */
@@ -161,7 +162,9 @@ class Service {
 
   #helper(): void {
     this.#repair?.onReadable();
-    if (this.#repair?.available === true) this.#migration.helperCame();
+    if (this.#repair?.available !== true) return;
+    this.#migration.helperCame();
+    if (this.#session !== undefined) this.#move.rehearse();
   }
 
   #readable(): void {

@@ -1,7 +1,7 @@
 /** The guest's flows, forwarded ports and addresses as a migration moves them. */
 import { Errno, errnoName } from "../../ffi/errno.ts";
 import type { DataPath } from "../flow/datapath.ts";
-import { noteLocal, setDeaf } from "../flow/datagram_move.ts";
+import { setDeaf } from "../flow/datagram_move.ts";
 import type { Forwarder } from "../flow/forward.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../flow/table.ts";
 import { UdpWord } from "../flow/udp_layout.ts";
@@ -10,7 +10,9 @@ import { log } from "../log.ts";
 import type { RepairSwitch } from "../repair/switch.ts";
 import { formatAddress, isIPv4, isUnspecified, sameAddress } from "../wire/address.ts";
 import type { MovedDatagramFlow, MovedDevice, MovedState } from "../wire/state/model.ts";
+import { collect, takeEntries } from "./collect.ts";
 import type { Movable } from "./movable.ts";
+import { rehearse } from "./rehearsal.ts";
 
 /** What the device knows of itself. */
 export interface DeviceFacts {
@@ -24,6 +26,7 @@ export class GuestMove implements Movable {
   /** What changes repair mode now; may be another one with each migration. */
   repair: RepairSwitch | undefined;
   #frozen = false;
+  #rehearsed = false;
   /** The guest came from elsewhere and has not run here yet. */
   #arrived = false;
 
@@ -52,31 +55,15 @@ export class GuestMove implements Movable {
   }
 
   save(): MovedState {
-    const { path } = this;
-    const { table } = path;
-    const index = new Int32Array(table.limit).fill(-1);
-    let count = 0;
-    for (let flow = 0; flow < table.limit; flow++) {
-      if (table.kind(flow) !== FlowKind.free) index[flow] = count++;
-    }
-    const tcp = path.tcp.save((flow) => index[flow]);
-    const udp: MovedDatagramFlow[] = [];
-    const ping: MovedDatagramFlow[] = [];
-    const entries = new Int32Array(count * FLOW_WORDS);
-    for (let flow = 0; flow < index.length; flow++) {
-      if (index[flow] < 0) continue;
-      const kind = table.kind(flow);
-      const at = flow * FLOW_WORDS;
-      const moved = { flow: index[flow], idle: 0 };
-      if (kind !== FlowKind.tcp) noteLocal(table.words, at, table.fd(flow));
-      if (kind === FlowKind.udp) udp.push({ ...moved, idle: path.udp.idle(flow) });
-      if (kind >= FlowKind.ping4) ping.push({ ...moved, idle: path.ping.idle(flow) });
-      const to = index[flow] * FLOW_WORDS;
-      entries.set(table.words.subarray(at, at + FLOW_WORDS), to);
-      entries[to + FlowWord.fd] = -1;
-    }
     const { rules } = this.forwarder;
-    return { device: this.#device(), entries, tcp, udp, ping, rules };
+    return { device: this.#device(), ...collect(this.path), rules };
+  }
+
+  /** Rehearses a move, if there is time and right for it. */
+  rehearse(): void {
+    if (this.#rehearsed || this.#frozen || this.repair?.available !== true) return;
+    this.#rehearsed = true;
+    rehearse(this.path, this.repair, this.#device());
   }
 
   #device(): MovedDevice {
@@ -105,7 +92,7 @@ export class GuestMove implements Movable {
     this.#frozen = true;
     this.#takeDevice(state.device);
     forwarder.adopt(state.rules);
-    const flows = this.#takeEntries(state);
+    const flows = takeEntries(path, state.entries);
     const number = path.tcp.restore(state.tcp, flows, this.repair);
     if (number !== 0) {
       this.discard();
@@ -126,24 +113,6 @@ export class GuestMove implements Movable {
     if (device.mtu !== 0) this.path.mtu = device.mtu;
     compareLease("IPv4", device.lease4, config.ip4?.address);
     compareLease("IPv6", device.lease6, config.ip6?.address);
-  }
-
-  /** Entries of the stream in the flow table; -1 where that is full. */
-  #takeEntries({ entries }: MovedState): Int32Array {
-    const { table } = this.path;
-    const flows = new Int32Array(entries.length / FLOW_WORDS).fill(-1);
-    for (let i = 0; i < flows.length; i++) {
-      const from = i * FLOW_WORDS;
-      const flow = table.allocate(entries[from + FlowWord.kind] & 0xff);
-      if (flow < 0) {
-        log.warn(`the flow table is full: ${flows.length - i} flows are lost`);
-        break;
-      }
-      table.words.set(entries.subarray(from, from + FLOW_WORDS), flow * FLOW_WORDS);
-      table.words[flow * FLOW_WORDS + FlowWord.fd] = -1;
-      flows[i] = flow;
-    }
-    return flows;
   }
 
   #adoptDatagrams(moved: readonly MovedDatagramFlow[], flows: Int32Array): void {
