@@ -47,6 +47,19 @@ Deno.test("--version and --print-capabilities", async () => {
   assertEquals(JSON.parse(stdout), { type: "net", features: [] });
 });
 
+Deno.test("migrate-check answers line by line, and with its exit status", async () => {
+  const without = await run(["migrate-check"]);
+  assertEquals([without.code, without.stdout], [2, ""]);
+  assertStringIncludes(without.stderr, "--socket");
+  const { code, stdout } = await run([
+    ...["migrate-check", "--socket", "/nonexistent/vm.sock"],
+    ...FIXED,
+  ]);
+  assertEquals(code, 1);
+  assertStringIncludes(stdout, "NO   the host has the guest's address 192.0.2.5");
+  assertStringIncludes(stdout, "yes  formats and versions");
+});
+
 // Arguments, and what the one line must name.
 const WRONG: [args: string[], names: string[]][] = [
   [["--nonsense"], ["--nonsense"]],
