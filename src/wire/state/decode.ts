@@ -2,7 +2,7 @@
  * Streams of state of any format and version: telling them apart, reading and writing.
  */
 import { gather } from "./chunks.ts";
-import { cutShort, invalid } from "./error.ts";
+import { cutShort, invalid, type StateError } from "./error.ts";
 import { NATIVE, type WordLayout } from "./fields.ts";
 import { readHeader, restIsUsed } from "./header.ts";
 import type { MovedState, MovedTcp } from "./model.ts";
@@ -45,6 +45,8 @@ export interface Decoded {
 
 /** How far {@link decode} came, for those who want to show a damaged stream. */
 export interface Progress {
+  /** Takes note of sections whose CRC is wrong, so that they are read all the same. */
+  damaged?: ((error: StateError) => void) | undefined;
   source?: StreamSource;
   vuelo?: StreamContent;
   passt?: PasstContent;
@@ -98,7 +100,15 @@ export function decode(bytes: Uint8Array, progress: Progress = {}): Decoded {
     if (device === undefined) throw cutShort(bytes.length, "addresses", 42);
     return { format, source, state: fromPasst({ ...content, device }), sections: [] };
   }
-  const content: StreamContent = { sections: [], tcp: [], udp: [], ping: [], rules: [] };
+  const content: StreamContent = {
+    sections: [],
+    records: [],
+    tcp: [],
+    udp: [],
+    ping: [],
+    rules: [],
+    damaged: progress.damaged,
+  };
   progress.vuelo = content;
   const state = decodeVuelo(bytes, source, content);
   return { format, source, state, sections: content.sections };

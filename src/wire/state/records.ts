@@ -257,7 +257,12 @@ function readName(reader: FieldReader, mayLack: boolean): string {
   const end = bytes.indexOf(0);
   const name = String.fromCharCode(...bytes.subarray(0, end < 0 ? NAME_SIZE : end));
   if (mayLack && name === "" || INTERFACE.test(name)) return name;
-  throw reader.error("interface", "a name of 1 to 15 characters", JSON.stringify(name));
+  throw reader.error("interface", "a name of 1 to 15 characters", printable(name));
+}
+
+/** In quotes, and without what a terminal would obey. */
+function printable(name: string): string {
+  return `'${name.replace(/[^ -~]/g, "?")}'`;
 }
 
 /** Records of UDP or ping flows, in this host's layout. */

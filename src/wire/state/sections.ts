@@ -15,7 +15,7 @@
  * ends with the last one.
  */
 import { crc32c } from "../crc32c.ts";
-import { cutShort, invalid, notSupported } from "./error.ts";
+import { cutShort, invalid, notSupported, type StateError } from "./error.ts";
 import { FieldReader, FieldWriter, NETWORK, type WordLayout } from "./fields.ts";
 import { FLOW_SIZE } from "./flow_entry.ts";
 import { HASH_SIZE, HEADER_SIZE } from "./header.ts";
@@ -218,11 +218,15 @@ function requireAll(
 }
 
 /**
- * Checks that a section is all there and undamaged; notes that in it.
+ * Checks that a section is undamaged; notes that in it.
  *
- * @throws StateError
+ * @returns what is wrong with it
+ * @throws StateError if it is not all there
  */
-export function verifySection(bytes: Uint8Array, section: Section): void {
+export function verifySection(
+  bytes: Uint8Array,
+  section: Section,
+): StateError | undefined {
   const { offset, length, crc } = section;
   const name = section.name ?? `section of type ${section.type}`;
   if (bytes.length < offset + length) {
@@ -230,10 +234,16 @@ export function verifySection(bytes: Uint8Array, section: Section): void {
   }
   const came = crc32c(bytes.subarray(offset, offset + length));
   section.intact = came === crc;
-  if (!section.intact) throw badCrc(offset, `${name} (${length} bytes)`, crc, came);
+  if (section.intact) return undefined;
+  return badCrc(offset, `${name} (${length} bytes)`, crc, came);
 }
 
-function badCrc(offset: number, field: string, expected: number, came: number): Error {
+function badCrc(
+  offset: number,
+  field: string,
+  expected: number,
+  came: number,
+): StateError {
   const text = (crc: number) => `a CRC32C of ${crc.toString(16).padStart(8, "0")}`;
   return invalid(offset, field, text(expected), text(came));
 }

@@ -14,7 +14,7 @@ import {
   readEntries,
   wordOffset,
 } from "./entries.ts";
-import { cutShort, invalid } from "./error.ts";
+import { cutShort, invalid, type StateError } from "./error.ts";
 import { FieldReader } from "./fields.ts";
 import { HEADER_SIZE, type HeaderFacts, readHeader, writeHeader } from "./header.ts";
 import type {
@@ -69,10 +69,14 @@ export interface StreamContent {
   sections: Section[];
   device?: MovedDevice;
   entries?: Int32Array<ArrayBuffer>;
+  /** Connections as their records tell, before their queues are read. */
+  records: TcpRecord[];
   tcp: MovedTcp[];
   udp: MovedDatagramFlow[];
   ping: MovedDatagramFlow[];
   rules: MovedRule[];
+  /** Takes note of damaged sections, which are then read all the same. */
+  damaged?: ((error: StateError) => void) | undefined;
 }
 
 /**
@@ -153,7 +157,11 @@ export function decodeVuelo(
     content.sections = readTable(bytes, formats, facts);
     const reader = new SectionReader(bytes, facts, content);
     for (const section of content.sections) {
-      verifySection(bytes, section);
+      const damage = verifySection(bytes, section);
+      if (damage !== undefined) {
+        if (content.damaged === undefined) throw damage;
+        content.damaged(damage);
+      }
       reader.read(section);
       end = section.offset + section.length;
     }
@@ -186,7 +194,6 @@ class SectionReader {
   #flows = NO_SECTION;
   #entries = new Int32Array();
   #records = new RecordCheck(this.#entries);
-  readonly #connections: TcpRecord[] = [];
 
   constructor(
     readonly bytes: Uint8Array,
@@ -242,12 +249,12 @@ class SectionReader {
       fields.what = `TCP connection ${i}`;
       const record = readTcpRecord(fields);
       this.#records.note(start, fields.what, record.tcp.flow, KINDS.tcp);
-      this.#connections.push(record);
+      this.content.records.push(record);
     }
   }
 
   #readQueues(fields: FieldReader, { offset, length }: Section): void {
-    const expected = this.#connections
+    const expected = this.content.records
       .reduce(
         (sum, { sendLength, receiveLength }) => sum + sendLength + receiveLength,
         0,
@@ -255,7 +262,7 @@ class SectionReader {
     if (length !== expected) {
       throw invalid(offset, "length of TCP queues", `${expected}`, length);
     }
-    for (const connection of this.#connections) {
+    for (const connection of this.content.records) {
       const record = takeQueues(connection, fields);
       this.content.tcp.push(withoutHoles(this.#entries, record));
     }
