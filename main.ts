@@ -27,6 +27,7 @@ const CAPABILITIES = { type: "net", features: [] };
 const SUBCOMMANDS: Readonly<
   Record<string, (args: string[]) => number | Promise<number>>
 > = {
+  inspect: async (args) => (await import("./src/cli/inspect.ts")).inspectCommand(args),
   "migrate-check": async (args) =>
     (await import("./src/cli/migrate_check.ts")).migrateCheckCommand(args),
   repair: async (args) => (await import("./src/repair/helper.ts")).repairCommand(args),

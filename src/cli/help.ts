@@ -46,6 +46,7 @@ const NOTES: Partial<Record<typeof GROUPS[number], readonly string[]>> = {
 /** Each explains itself with --help. */
 const SUBCOMMANDS = `       vuelo repair PATH
        vuelo migrate-check OPTION...
+       vuelo inspect FILE
 `;
 
 /** The text of --help: one part per group, each of which fits a terminal of 24 lines. */
