@@ -89,8 +89,10 @@ export function saveTcp(t: TcpShared, indexOf: (flow: number) => number): MovedT
   const blocks = new Blocks();
   const saved: MovedTcp[] = [];
   for (let flow = 0; flow < table.limit; flow++) {
-    if (table.kind(flow) !== FlowKind.tcp || t.frozen[flow] !== Frozen.kept) continue;
-    saved.push(saveOne(t, flow, indexOf(flow), blocks));
+    if (table.kind(flow) !== FlowKind.tcp || t.frozen[flow] === Frozen.no) continue;
+    const index = indexOf(flow);
+    if (t.frozen[flow] === Frozen.kept) saved.push(saveOne(t, flow, index, blocks));
+    else saved.push({ ...EMPTY, flow: index, lost: "it was lost in an earlier move" });
   }
   return saved;
 }
