@@ -111,6 +111,11 @@ export class Epoll {
     this.#ctl(EPOLL_CTL_DEL, fd, 0, 0, 0);
   }
 
+  /** As {@link remove}, but does nothing where that throws. */
+  tryRemove(fd: number): void {
+    this.#call(EPOLL_CTL_DEL, fd, 0, 0, 0);
+  }
+
   #ctl(op: number, fd: number, events: number, data: number, high: number): void {
     if (this.#call(op, fd, events, data, high) === -1) {
       throw new SyscallError(`epoll_ctl of descriptor ${fd}`);

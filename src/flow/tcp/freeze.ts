@@ -68,7 +68,7 @@ function holdStill(t: TcpShared, flow: number): number {
   const { table, epoll } = t.context;
   const fd = table.fd(flow);
   dropAcknowledged(t, flow); // which repair mode refuses
-  epoll.remove(fd);
+  epoll.tryRemove(fd);
   deafen(fd);
   if (t.has(flow, TcpFlow.keepAlive)) setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 0);
   const ports = flow * FLOW_WORDS + FlowWord.hostPorts;

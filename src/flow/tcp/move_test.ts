@@ -289,3 +289,19 @@ for (const first of ["guest", "peer"]) {
     assert(!guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
   });
 }
+
+inWorlds("the peer's RST comes after its data at the target, too", (source, target) => {
+  const { guest, host } = source.connect();
+  guest.window = 1000;
+  guest.in("A");
+  host.send(pattern(5000));
+  source.until("data", () => guest.received.length === 1000);
+  host.reset();
+  const [record] = move(source, target, [guest]).records;
+  assertEquals([record.lost, record.receiveQueue.length], ["", 5000]);
+  guest.window = 65535;
+  guest.in("A");
+  target.until("the flow's end", () => (guest.in("A"), target.flowOf(guest) < 0));
+  assertEquals(Uint8Array.from(guest.received), pattern(5000));
+  assert(guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
+});

@@ -350,7 +350,7 @@ export function closeFlow(t: TcpShared, flow: number): boolean {
   if (t.words[at + TcpWord.ackToGuest] !== t.words[at + TcpWord.seqFromGuest]) {
     return false;
   }
-  if (t.has(flow, TcpFlow.ackDue)) return false;
+  if (t.has(flow, TcpFlow.ackDue) || t.held[flow] !== 0) return false;
   release(t, flow);
   return true;
 }

@@ -72,6 +72,9 @@ const ORDINARY_RECEIVE = 65536;
 /** Largest TCP_MAXSEG (MAX_TCP_WINDOW of the kernel). */
 const LARGEST_MAXSEG = 32767;
 const LARGEST_SCALE = 14;
+/** TCP_MIN_MSS of the kernel, and the largest there can be. */
+const SMALLEST_MSS = 88;
+const LARGEST_MSS = 65535;
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
 /** What a socket of flow is set up for anew. */
 const ANEW = TcpFlow.watching | TcpFlow.grown;
@@ -329,7 +332,8 @@ function fill(
       `${errnoName(errno())} (net.ipv4.tcp_rmem)`;
   }
   const { options, sendScale, receiveScale } = record;
-  if (setAgreed(fd, options, record.mss, sendScale, receiveScale) === -1) {
+  const mss = Math.min(Math.max(record.mss, SMALLEST_MSS), LARGEST_MSS);
+  if (setAgreed(fd, options, mss, sendScale, receiveScale) === -1) {
     return `TCP_REPAIR_OPTIONS: ${errnoName(errno())}`;
   }
   const largest = Math.max(record.maxWindow, sndWnd);
