@@ -162,23 +162,21 @@ export class ReceiveBatch {
   }
 
   /**
-   * Marks all that the kernel wrote into the guest's buffers, since not every datagram
-   * becomes a frame, or does where it lies. It may have filled one buffer more: with a
-   * datagram whose checksum turned out wrong on the way.
+   * Marks all that the kernel may have written into the guest's buffers, since not every
+   * datagram becomes a frame, or does where it lies. Nor is its length the end of it: a
+   * longer one whose checksum turned out wrong on the way may have been there before, and
+   * in one buffer more than datagrams were received.
    */
   #markDirty(): void {
     const received = this.#received < 0 ? 0 : this.#received;
-    for (let i = 0; i <= received && i < this.#reserved; i++) {
-      const most = this.#room[i] - this.#shift[i];
-      this.#markPayload(i, i < received ? Math.min(this.length(i), most) : most);
-    }
+    for (let i = 0; i <= received && i < this.#reserved; i++) this.#markPayload(i);
   }
 
-  /** Marks the first `length` bytes of payload in the buffers of frame `i`. */
-  #markPayload(i: number, length: number): void {
+  /** Marks the buffers for payload of frame `i`. */
+  #markPayload(i: number): void {
     const { memory } = this.#context;
     const iovecs = this.#iovecs;
-    let left = length;
+    let left = this.#room[i] - this.#shift[i];
     for (let piece = this.#first[i]; left > 0; piece++) {
       const size = Math.min(iovecs.lengthOf(piece), left);
       memory.markDirtyOffset(iovecs.baseOf(piece) - memory.base, size);

@@ -321,9 +321,10 @@ const FORWARDS = [{
   weak: false,
 }] as const;
 
-const SEEDS = 12;
+/** The last ones found a damaged datagram in a buffer before a shorter one that was good. */
+const SEEDS = [1, 2, 3, 4, 5, 6, 7, 8, 122, 176, 212, 322];
 
-for (let seed = 1; seed <= SEEDS; seed++) {
+for (const seed of SEEDS) {
   Deno.test(`what the device writes is in the dirty log, seed ${seed}`, () => {
     const random = new Random(seed);
     const world = new DirtyWorld(random, shapeOf(random), { forwards: FORWARDS });
