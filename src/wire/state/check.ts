@@ -17,7 +17,9 @@ const MOST_IN_FLIGHT = 2 ** 30;
 const MAX_SCALE = 14;
 const MAX_HINT = 64;
 const MAX_DISCOVER = 5;
-/** What is in the upper bits of the first word, for each kind. */
+/** Each byte is a character. */
+const text = new TextDecoder("latin1");
+/** The highest state of each kind. */
 const LAST_STATE = [0, TcpState.established, 0, 0, 0];
 
 /**
@@ -30,11 +32,11 @@ export function checkEntries(
   offsetOf: WordOffset,
 ): void {
   const seen = new Map<string, number>();
-  const bytes = entryBytes(entries);
+  const check = new EntryCheck(entries, offsetOf);
   for (let flow = 0; flow * FLOW_WORDS < entries.length; flow++) {
-    const check = new EntryCheck(entries, bytes, flow, offsetOf);
-    check.all();
-    const other = seen.get(check.key());
+    check.select(flow);
+    const key = check.key();
+    const other = seen.get(key);
     if (other !== undefined) {
       throw check.error(
         FlowWord.guestPorts,
@@ -43,28 +45,32 @@ export function checkEntries(
         `${other}'s`,
       );
     }
-    seen.set(check.key(), flow);
+    seen.set(key, flow);
   }
 }
 
-/** Checks one entry. */
+/** Checks entries, one at a time. */
 class EntryCheck {
-  readonly #at: number;
-  readonly #kind: number;
+  readonly #bytes: Uint8Array;
+  #flow = 0;
+  #at = 0;
+  #kind = 0;
 
-  constructor(
-    readonly words: Int32Array,
-    readonly bytes: Uint8Array,
-    readonly flow: number,
-    readonly offsetOf: WordOffset,
-  ) {
+  constructor(readonly words: Int32Array<ArrayBuffer>, readonly offsetOf: WordOffset) {
+    this.#bytes = entryBytes(words);
+  }
+
+  /** Checks an entry, which errors and the key are then of. */
+  select(flow: number): void {
+    this.#flow = flow;
     this.#at = flow * FLOW_WORDS;
-    this.#kind = words[this.#at] & 0xff;
+    this.#kind = this.words[this.#at] & 0xff;
+    this.#all();
   }
 
   error(word: number, field: string, expected: string, came: number | string): Error {
-    const offset = this.offsetOf(this.flow, word);
-    return invalid(offset, `flow ${this.flow}: ${field}`, expected, came);
+    const offset = this.offsetOf(this.#flow, word);
+    return invalid(offset, `flow ${this.#flow}: ${field}`, expected, came);
   }
 
   /** Checks that bits of a word lie in a range. */
@@ -80,11 +86,10 @@ class EntryCheck {
   /** What its guest side is found by. */
   key(): string {
     const start = (this.#at + FlowWord.guestPorts) * 4;
-    const side = this.bytes.subarray(start, start + 36);
-    return String.fromCharCode(this.#kind, ...side);
+    return `${this.#kind} ${text.decode(this.#bytes.subarray(start, start + 36))}`;
   }
 
-  all(): void {
+  #all(): void {
     const kind = this.#kind;
     this.#range(FlowWord.kind, "kind", kind, FlowKind.tcp, FlowKind.ping6);
     const state = (this.#word(FlowWord.kind) >>> 8) & 0xff;
@@ -103,12 +108,12 @@ class EntryCheck {
   #addresses(side: string, our: number, endpoint: number): void {
     const ourAt = (this.#at + our) * 4;
     const endpointAt = (this.#at + endpoint) * 4;
-    const unknown = isUnspecified(this.bytes, endpointAt);
+    const unknown = isUnspecified(this.#bytes, endpointAt);
     if (unknown && endpoint === FlowWord.hostEndpoint) {
       throw this.error(endpoint, `${side}, endpoint`, "an address", "none");
     }
-    if (unknown || isUnspecified(this.bytes, ourAt)) return;
-    if (isIPv4(this.bytes, ourAt) === isIPv4(this.bytes, endpointAt)) return;
+    if (unknown || isUnspecified(this.#bytes, ourAt)) return;
+    if (isIPv4(this.#bytes, ourAt) === isIPv4(this.#bytes, endpointAt)) return;
     throw this.error(our, `${side}, addresses`, "both of one family", "one of each");
   }
 
@@ -145,10 +150,9 @@ class EntryCheck {
   #fins(): void {
     const flags = this.#word(FlowWord.kind);
     const sent = (flags & TcpFlow.finSent) !== 0;
-    for (const flag of [TcpFlow.finToGuest, TcpFlow.finToGuestAcked]) {
-      if (sent || (flags & flag) === 0) continue;
-      throw this.error(FlowWord.kind, "flags", "a FIN that was sent", "only its state");
-    }
+    const told = (flags & (TcpFlow.finToGuest | TcpFlow.finToGuestAcked)) !== 0;
+    if (sent || !told) return;
+    throw this.error(FlowWord.kind, "flags", "a FIN that was sent", "only its state");
   }
 
   #udp(): void {

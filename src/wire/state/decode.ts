@@ -12,9 +12,9 @@ import {
   type PasstContent,
   readPasst,
   readPasstHeader,
-  writePasstFlow,
+  writePasstFlows,
   writePasstHead,
-  writePasstSocket,
+  writePasstSockets,
 } from "./passt.ts";
 import { flowOf, fromPasst, passtDevice, socketOf, whyNotPasst } from "./passt_flows.ts";
 import type { Section } from "./sections.ts";
@@ -136,14 +136,10 @@ export function encodePasst(state: MovedState): PasstStream {
     if (why === "") carried.push(record);
     else left.push({ flow: record.flow, why });
   }
-  const pieces: Uint8Array[] = [writePasstHead(passtDevice(device), carried.length)];
-  for (const record of carried) pieces.push(writePasstFlow(flowOf(entries, record)));
-  for (const record of carried) {
-    pieces.push(
-      writePasstSocket(socketOf(entries, record)),
-      record.sendQueue,
-      record.receiveQueue,
-    );
-  }
+  const pieces = [
+    writePasstHead(passtDevice(device), carried.length),
+    writePasstFlows(carried.map((record) => flowOf(entries, record))),
+    ...writePasstSockets(carried.map((record) => socketOf(entries, record))),
+  ];
   return { chunks: gather(pieces), carried: carried.length, left };
 }

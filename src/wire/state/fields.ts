@@ -141,7 +141,9 @@ export class FieldWriter {
     this.at += 4;
   }
   u64(value: number): void {
-    this.#view.setBigInt64(this.at, BigInt(value), this.#little);
+    const high = Math.floor(value / TWO32);
+    this.#view.setUint32(this.#little ? this.at + 4 : this.at, high, this.#little);
+    this.#view.setUint32(this.#little ? this.at : this.at + 4, value, this.#little);
     this.at += 8;
   }
 

@@ -185,46 +185,50 @@ export function readPasst(bytes: Uint8Array, content: PasstContent): number {
 }
 
 function readSide(reader: FieldReader): PasstSide {
-  const our = reader.take(16);
-  const endpoint = reader.take(16);
-  const ports = reader.take(4);
-  const view = new DataView(ports.buffer);
   return {
-    our,
-    endpoint,
-    ourPort: view.getUint16(0, NATIVE.littleEndian),
-    endpointPort: view.getUint16(2, NATIVE.littleEndian),
+    our: reader.view(16),
+    endpoint: reader.view(16),
+    ourPort: readPort(reader),
+    endpointPort: readPort(reader),
   };
 }
 
+/** Ports alone are in the source's byte order. */
+function readPort(reader: FieldReader): number {
+  const port = reader.u16();
+  return NATIVE.littleEndian ? (port & 0xff) << 8 | port >> 8 : port;
+}
+
+// Objects below are read field by field, in the order in which they are written here.
+
 function readFlow(reader: FieldReader): PasstFlow {
   const offset = reader.at;
-  const [first, second] = reader.take(2);
-  const interfaces: [number, number] = [first, second];
-  const ends = interfaces.toSorted().join();
-  if (ends !== `${Pif.host},${Pif.guest}`) {
+  const [first, second] = reader.view(2);
+  const { host, guest } = Pif;
+  if (!(first === host && second === guest || first === guest && second === host)) {
     const expected = "1 and 2 (host and guest) in either order";
-    throw reader.error("interfaces", expected, interfaces.join(" and "));
+    throw reader.error("interfaces", expected, `${first} and ${second}`);
   }
-  const sides: [PasstSide, PasstSide] = [readSide(reader), readSide(reader)];
-  const retries = reader.u8();
-  const scaleFrom = reader.range("window scale of the guest", reader.u8(), 0, 14);
-  const scaleTo = reader.range("window scale to the guest", reader.u8(), 0, 14);
-  const events = reader.u8();
-  const mss = reader.u32();
-  const sendBuffer = reader.u32();
-  const flags = reader.u8();
-  const duplicate = reader.u8();
-  const windows = { windowFrom: reader.u16(), windowTo: reader.u16() };
-  const toGuest = { seqTo: reader.u32(), ackFrom: reader.u32() };
-  const fromGuest = {
+  return {
+    offset,
+    interfaces: [first, second],
+    sides: [readSide(reader), readSide(reader)],
+    retries: reader.u8(),
+    scaleFrom: reader.range("window scale of the guest", reader.u8(), 0, 14),
+    scaleTo: reader.range("window scale to the guest", reader.u8(), 0, 14),
+    events: reader.u8(),
+    mss: reader.u32(),
+    sendBuffer: reader.u32(),
+    flags: reader.u8(),
+    duplicate: reader.u8(),
+    windowFrom: reader.u16(),
+    windowTo: reader.u16(),
+    seqTo: reader.u32(),
+    ackFrom: reader.u32(),
     seqFrom: reader.u32(),
     ackTo: reader.u32(),
     initFrom: reader.u32(),
   };
-  const head = { offset, interfaces, sides, retries, scaleFrom, scaleTo, events };
-  const middle = { mss, sendBuffer, flags, duplicate };
-  return { ...head, ...middle, ...windows, ...toGuest, ...fromGuest };
 }
 
 function readSocket(reader: FieldReader): PasstSocket | undefined {
@@ -244,23 +248,24 @@ function readSocket(reader: FieldReader): PasstSocket | undefined {
     0,
     MAX_QUEUE,
   );
-  const mss = reader.range("MSS clamp", reader.u32(), 1, 65535);
-  const timestamp = reader.u32();
-  const sndWl1 = reader.u32();
-  const sndWnd = reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW);
-  const maxWindow = reader.range("max_window", reader.u32(), 0, MAX_WINDOW);
-  const rcvWnd = reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW);
-  const rcvWup = reader.u32();
-  const sendScale = reader.range("window scale of the peer", reader.u8(), 0, 14);
-  const receiveScale = reader.range("window scale", reader.u8(), 0, 14);
-  const state = reader.u8();
-  const options = reader.u8();
-  const sendQueue = reader.view(sendLength);
-  const receiveQueue = reader.view(receiveLength);
-  const numbers = { sendSequence, receiveSequence, notSent, mss, timestamp };
-  const windows = { sndWl1, sndWnd, maxWindow, rcvWnd, rcvWup };
-  const facts = { sendScale, receiveScale, state, options };
-  return { ...numbers, ...windows, ...facts, sendQueue, receiveQueue };
+  return {
+    sendSequence,
+    receiveSequence,
+    notSent,
+    mss: reader.range("MSS clamp", reader.u32(), 1, 65535),
+    timestamp: reader.u32(),
+    sndWl1: reader.u32(),
+    sndWnd: reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW),
+    maxWindow: reader.range("max_window", reader.u32(), 0, MAX_WINDOW),
+    rcvWnd: reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW),
+    rcvWup: reader.u32(),
+    sendScale: reader.range("window scale of the peer", reader.u8(), 0, 14),
+    receiveScale: reader.range("window scale", reader.u8(), 0, 14),
+    state: reader.u8(),
+    options: reader.u8(),
+    sendQueue: reader.view(sendLength),
+    receiveQueue: reader.view(receiveLength),
+  };
 }
 
 /** Header, addresses and count of flows. */
@@ -280,48 +285,68 @@ export function writePasstHead(
   return out.bytes;
 }
 
-/** A flow record. */
-export function writePasstFlow(flow: PasstFlow): Uint8Array<ArrayBuffer> {
-  const out = new FieldWriter(FLOW_SIZE, NETWORK);
-  for (const pif of flow.interfaces) out.u8(pif);
-  for (const { our, endpoint, ourPort, endpointPort } of flow.sides) {
-    out.take(our, 16);
-    out.take(endpoint, 16);
-    const view = new DataView(out.bytes.buffer, out.at);
-    view.setUint16(0, ourPort, NATIVE.littleEndian);
-    view.setUint16(2, endpointPort, NATIVE.littleEndian);
-    out.skip(4);
-  }
-  for (const field of ["retries", "scaleFrom", "scaleTo", "events"] as const) {
-    out.u8(flow[field]);
-  }
-  out.u32(flow.mss);
-  out.u32(flow.sendBuffer);
-  out.u8(flow.flags);
-  out.u8(flow.duplicate);
-  out.u16(flow.windowFrom);
-  out.u16(flow.windowTo);
-  for (const field of ["seqTo", "ackFrom", "seqFrom", "ackTo", "initFrom"] as const) {
-    out.u32(flow[field]);
+/** Flow records, one after the other. */
+export function writePasstFlows(flows: readonly PasstFlow[]): Uint8Array<ArrayBuffer> {
+  const out = new FieldWriter(flows.length * FLOW_SIZE, NETWORK);
+  for (const flow of flows) {
+    out.u8(flow.interfaces[0]);
+    out.u8(flow.interfaces[1]);
+    writeSide(out, flow.sides[0]);
+    writeSide(out, flow.sides[1]);
+    out.u8(flow.retries);
+    out.u8(flow.scaleFrom);
+    out.u8(flow.scaleTo);
+    out.u8(flow.events);
+    out.u32(flow.mss);
+    out.u32(flow.sendBuffer);
+    out.u8(flow.flags);
+    out.u8(flow.duplicate);
+    out.u16(flow.windowFrom);
+    out.u16(flow.windowTo);
+    out.u32(flow.seqTo);
+    out.u32(flow.ackFrom);
+    out.u32(flow.seqFrom);
+    out.u32(flow.ackTo);
+    out.u32(flow.initFrom);
   }
   return out.bytes;
 }
 
-/** A socket record, without the queues that follow it. */
-export function writePasstSocket(socket: PasstSocket): Uint8Array<ArrayBuffer> {
-  const out = new FieldWriter(SOCKET_SIZE, NETWORK);
-  out.u32(socket.sendSequence);
-  out.u32(socket.receiveSequence);
-  out.u32(socket.sendQueue.length);
-  out.u32(socket.notSent);
-  out.u32(socket.receiveQueue.length);
-  out.u32(socket.mss);
-  out.u32(socket.timestamp);
-  for (const field of ["sndWl1", "sndWnd", "maxWindow", "rcvWnd", "rcvWup"] as const) {
-    out.u32(socket[field]);
+function writeSide(out: FieldWriter, side: PasstSide): void {
+  out.take(side.our, 16);
+  out.take(side.endpoint, 16);
+  writePort(out, side.ourPort);
+  writePort(out, side.endpointPort);
+}
+
+function writePort(out: FieldWriter, port: number): void {
+  out.u16(NATIVE.littleEndian ? (port & 0xff) << 8 | port >> 8 : port);
+}
+
+/** Socket records with their queues, as pieces that follow one another. */
+export function writePasstSockets(sockets: readonly PasstSocket[]): Uint8Array[] {
+  const out = new FieldWriter(sockets.length * SOCKET_SIZE, NETWORK);
+  const pieces: Uint8Array[] = [];
+  for (const socket of sockets) {
+    const start = out.at;
+    out.u32(socket.sendSequence);
+    out.u32(socket.receiveSequence);
+    out.u32(socket.sendQueue.length);
+    out.u32(socket.notSent);
+    out.u32(socket.receiveQueue.length);
+    out.u32(socket.mss);
+    out.u32(socket.timestamp);
+    out.u32(socket.sndWl1);
+    out.u32(socket.sndWnd);
+    out.u32(socket.maxWindow);
+    out.u32(socket.rcvWnd);
+    out.u32(socket.rcvWup);
+    out.u8(socket.sendScale);
+    out.u8(socket.receiveScale);
+    out.u8(socket.state);
+    out.u8(socket.options);
+    const record = out.bytes.subarray(start, out.at);
+    pieces.push(record, socket.sendQueue, socket.receiveQueue);
   }
-  for (const field of ["sendScale", "receiveScale", "state", "options"] as const) {
-    out.u8(socket[field]);
-  }
-  return out.bytes;
+  return pieces;
 }

@@ -59,6 +59,24 @@ export const WRITTEN_BY_VUELO = 0x20 | 0x80;
 
 const MAC_UNKNOWN = new Uint8Array(6);
 const EMPTY = new Uint8Array();
+const NO_SOCKET: PasstSocket = {
+  sendSequence: 0,
+  receiveSequence: 0,
+  notSent: 0,
+  mss: 0,
+  timestamp: 0,
+  sndWl1: 0,
+  sndWnd: 0,
+  maxWindow: 0,
+  rcvWnd: 0,
+  rcvWup: 0,
+  sendScale: 0,
+  receiveScale: 0,
+  state: 0,
+  options: 0,
+  sendQueue: EMPTY,
+  receiveQueue: EMPTY,
+};
 
 /** Our FIN is sent and not acknowledged. */
 export function finIsOut(state: number): boolean {
@@ -187,29 +205,29 @@ function toRecord(
   return fromPasstSocket(record, socket, entries, guestFin);
 }
 
-/** What needs no correction. */
+/** What needs no correction; zeros if there is no socket record. */
 function baseRecord(
   index: number,
   flow: PasstFlow,
-  socket: PasstSocket | undefined,
+  socket: PasstSocket = NO_SOCKET,
 ): MovedTcp {
   return {
     flow: index,
     lost: "",
-    state: socket?.state ?? 0,
-    options: (socket?.options ?? 0) & ~WRITTEN_BY_VUELO,
-    sendScale: socket?.sendScale ?? 0,
-    receiveScale: socket?.receiveScale ?? 0,
-    sendSequence: socket?.sendSequence ?? 0,
-    receiveSequence: socket?.receiveSequence ?? 0,
-    notSent: socket?.notSent ?? 0,
-    mss: socket?.mss ?? 0,
-    timestamp: socket?.timestamp ?? 0,
-    sndWl1: socket?.sndWl1 ?? 0,
-    sndWnd: socket?.sndWnd ?? 0,
-    maxWindow: socket?.maxWindow ?? 0,
-    rcvWnd: socket?.rcvWnd ?? 0,
-    rcvWup: socket?.rcvWup ?? 0,
+    state: socket.state,
+    options: socket.options & ~WRITTEN_BY_VUELO,
+    sendScale: socket.sendScale,
+    receiveScale: socket.receiveScale,
+    sendSequence: socket.sendSequence,
+    receiveSequence: socket.receiveSequence,
+    notSent: socket.notSent,
+    mss: socket.mss,
+    timestamp: socket.timestamp,
+    sndWl1: socket.sndWl1,
+    sndWnd: socket.sndWnd,
+    maxWindow: socket.maxWindow,
+    rcvWnd: socket.rcvWnd,
+    rcvWup: socket.rcvWup,
     keepIdle: 0,
     keepInterval: 0,
     keepCount: 0,
@@ -218,8 +236,8 @@ function baseRecord(
     gap: 0,
     gapEnd: flow.seqFrom,
     recover: later(flow.seqTo, flow.ackFrom) >>> 0,
-    sendQueue: socket?.sendQueue ?? EMPTY,
-    receiveQueue: socket?.receiveQueue ?? EMPTY,
+    sendQueue: socket.sendQueue,
+    receiveQueue: socket.receiveQueue,
   };
 }
 

@@ -142,9 +142,10 @@ export function writeTcp(records: readonly MovedTcp[]): Uint8Array<ArrayBuffer> 
 
 function writeConnection(out: FieldWriter, record: MovedTcp): void {
   out.u32(record.flow);
-  for (const field of ["state", "options", "sendScale", "receiveScale"] as const) {
-    out.u8(record[field]);
-  }
+  out.u8(record.state);
+  out.u8(record.options);
+  out.u8(record.sendScale);
+  out.u8(record.receiveScale);
   out.u32(record.sendSequence);
   out.u32(record.receiveSequence);
   out.u32(record.sendQueue.length);
@@ -152,13 +153,17 @@ function writeConnection(out: FieldWriter, record: MovedTcp): void {
   out.u32(record.receiveQueue.length);
   out.u32(record.mss);
   out.u32(record.timestamp);
-  for (const field of ["sndWl1", "sndWnd", "maxWindow", "rcvWnd", "rcvWup"] as const) {
-    out.u32(record[field]);
-  }
-  for (const field of ["keepIdle", "keepInterval", "keepCount"] as const) {
-    out.u32(record[field]);
-  }
-  for (const field of ["gap", "gapEnd", "recover"] as const) out.u32(record[field]);
+  out.u32(record.sndWl1);
+  out.u32(record.sndWnd);
+  out.u32(record.maxWindow);
+  out.u32(record.rcvWnd);
+  out.u32(record.rcvWup);
+  out.u32(record.keepIdle);
+  out.u32(record.keepInterval);
+  out.u32(record.keepCount);
+  out.u32(record.gap);
+  out.u32(record.gapEnd);
+  out.u32(record.recover);
   writeName(out, record.device);
   out.time(record.idle);
 }
@@ -171,6 +176,7 @@ export function reasonBytes(text: string): Uint8Array<ArrayBuffer> {
 }
 
 function writeName(out: FieldWriter, name: string): void {
+  if (name === "") return out.skip(NAME_SIZE);
   const bytes = new TextEncoder().encode(name).subarray(0, NAME_SIZE - 1);
   out.take(bytes);
   out.skip(NAME_SIZE - bytes.length);
@@ -187,7 +193,8 @@ export interface TcpRecord {
 export function readTcpRecord(reader: FieldReader): TcpRecord {
   const flow = reader.u32();
   const state = reader.u8();
-  if (state !== 0 && !MOVED_STATES.includes(state)) {
+  const lost = state === 0;
+  if (!lost && !MOVED_STATES.includes(state)) {
     throw reader.error("state", `0 or one of ${MOVED_STATES.join(", ")}`, state);
   }
   const options = reader.u8();
@@ -195,9 +202,13 @@ export function readTcpRecord(reader: FieldReader): TcpRecord {
   const receiveScale = reader.range("window scale", reader.u8(), 0, MAX_SCALE);
   const sendSequence = reader.u32();
   const receiveSequence = reader.u32();
-  const least = state === 0 ? 1 : 0;
-  const most = state === 0 ? MAX_REASON : MAX_QUEUE;
-  const sendLength = reader.range("send queue's length", reader.u32(), least, most);
+  const most = lost ? MAX_REASON : MAX_QUEUE;
+  const sendLength = reader.range(
+    "send queue's length",
+    reader.u32(),
+    lost ? 1 : 0,
+    most,
+  );
   const notSent = reader.range("bytes not sent", reader.u32(), 0, sendLength);
   const receiveLength = reader.range(
     "receive queue's length",
@@ -205,38 +216,38 @@ export function readTcpRecord(reader: FieldReader): TcpRecord {
     0,
     MAX_QUEUE,
   );
-  const mss = reader.range("MSS", reader.u32(), state === 0 ? 0 : 1, 65535);
-  const timestamp = reader.u32();
-  const sndWl1 = reader.u32();
-  const sndWnd = reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW);
-  const maxWindow = reader.range("max_window", reader.u32(), 0, MAX_WINDOW);
-  const rcvWnd = reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW);
-  const rcvWup = reader.u32();
-  const keepIdle = reader.range("keep-alive time", reader.u32(), 0, 32767);
-  const keepInterval = reader.range("keep-alive interval", reader.u32(), 0, 32767);
-  const keepCount = reader.range("keep-alive probes", reader.u32(), 0, 127);
-  const gap = reader.range("gap", reader.u32(), 0, 1);
-  const gapEnd = reader.u32();
-  const recover = reader.u32();
-  const device = readName(reader, true);
-  const idle = reader.time("idle time");
-  reader.range("idle time", idle, 0, Number.MAX_SAFE_INTEGER);
-  const socket = {
+  // The fields are read in the order they stand in here.
+  const tcp = {
     flow,
     state,
     options,
     sendScale,
     receiveScale,
-    mss,
-    timestamp,
-    device,
+    sendSequence,
+    receiveSequence,
+    notSent,
+    mss: reader.range("MSS", reader.u32(), lost ? 0 : 1, 65535),
+    timestamp: reader.u32(),
+    sndWl1: reader.u32(),
+    sndWnd: reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW),
+    maxWindow: reader.range("max_window", reader.u32(), 0, MAX_WINDOW),
+    rcvWnd: reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW),
+    rcvWup: reader.u32(),
+    keepIdle: reader.range("keep-alive time", reader.u32(), 0, 32767),
+    keepInterval: reader.range("keep-alive interval", reader.u32(), 0, 32767),
+    keepCount: reader.range("keep-alive probes", reader.u32(), 0, 127),
+    gap: reader.range("gap", reader.u32(), 0, 1),
+    gapEnd: reader.u32(),
+    recover: reader.u32(),
+    device: readName(reader, true),
+    idle: readIdle(reader),
   };
-  const sequences = { sendSequence, receiveSequence, notSent };
-  const windows = { sndWl1, sndWnd, maxWindow, rcvWnd, rcvWup };
-  const keepAlive = { keepIdle, keepInterval, keepCount };
-  const guest = { idle, gap, gapEnd, recover };
-  const tcp = { ...socket, ...sequences, ...windows, ...keepAlive, ...guest };
   return { tcp, sendLength, receiveLength };
+}
+
+function readIdle(reader: FieldReader): number {
+  const idle = reader.time("idle time");
+  return reader.range("idle time", idle, 0, Number.MAX_SAFE_INTEGER);
 }
 
 /** The record with its queues, or with the reason why it is lost. */
@@ -253,10 +264,11 @@ export function takeQueues(
 
 /** Reads a name of an interface; none, where there need not be one, is "". */
 function readName(reader: FieldReader, mayLack: boolean): string {
-  const bytes = reader.take(NAME_SIZE);
+  const bytes = reader.view(NAME_SIZE);
+  if (mayLack && bytes[0] === 0) return "";
   const end = bytes.indexOf(0);
   const name = String.fromCharCode(...bytes.subarray(0, end < 0 ? NAME_SIZE : end));
-  if (mayLack && name === "" || INTERFACE.test(name)) return name;
+  if (INTERFACE.test(name)) return name;
   throw reader.error("interface", "a name of 1 to 15 characters", printable(name));
 }
 
@@ -282,8 +294,7 @@ export function writeDatagramFlows(
 export function readDatagramFlow(reader: FieldReader): MovedDatagramFlow {
   const flow = reader.u32();
   reader.skip(4);
-  const idle = reader.time("idle time");
-  return { flow, idle: reader.range("idle time", idle, 0, Number.MAX_SAFE_INTEGER) };
+  return { flow, idle: readIdle(reader) };
 }
 
 /** Records of forwarding rules, in this host's layout. */
