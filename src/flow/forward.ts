@@ -9,6 +9,7 @@ import { StartError } from "../errors.ts";
 import { log } from "../log.ts";
 import { isIPv4 } from "../wire/address.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
+import { warnExhausted } from "./exhausted.ts";
 import {
   AnyAddress,
   anyAddress,
@@ -23,8 +24,6 @@ import {
 
 /** How long a port rests after a connection found no descriptor. */
 const REST_MS = 100;
-/** How often the log says so, as long as it lasts. */
-const WARN_MS = 60_000;
 
 /** Whom connections and datagrams that come in are handed to. */
 export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
@@ -77,7 +76,6 @@ export class Forwarder {
   /** Sockets not watched until {@link #restEnds}, for want of descriptors. */
   readonly #resting: number[] = [];
   #restEnds = Infinity;
-  #warned = -Infinity;
 
   constructor(context: ForwardContext) {
     this.#context = context;
@@ -194,17 +192,10 @@ export class Forwarder {
    * keep the loop from ever waiting.
    */
   #rest(index: number): void {
-    const now = performance.now();
-    if (now - this.#warned >= WARN_MS) {
-      this.#warned = now;
-      log.warn(
-        "connections to forwarded ports wait: no descriptor is left for them; raise the " +
-          "limit of open files (ulimit -Hn, LimitNOFILE, fs.file-max)",
-      );
-    }
+    warnExhausted("connections to forwarded ports wait");
     this.#context.epoll.remove(this.#listening[index].fd);
     this.#resting.push(index);
-    if (this.#restEnds === Infinity) this.#restEnds = now + REST_MS;
+    if (this.#restEnds === Infinity) this.#restEnds = performance.now() + REST_MS;
   }
 
   /** Watches ports again that had to rest; once in each turn of the loop. */

@@ -49,6 +49,7 @@ import { PingWord } from "../wire/state/flow_entry.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
 import { reopen } from "./datagram_move.ts";
+import { noteExhausted } from "./exhausted.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
 import { bindOutbound, mayFragment, setDiscovery, unreachableCode } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
@@ -160,7 +161,7 @@ export class Ping implements FlowHandler {
     const family = isIPv4(outward) ? AF_INET : AF_INET6;
     if ((family === AF_INET) !== four) return Errno.EAFNOSUPPORT;
     const fd = openSocket(family, SOCK_DGRAM, four ? IPPROTO_ICMP : IPPROTO_ICMPV6);
-    if (fd === -1) return errno();
+    if (fd === -1) return noteExhausted(errno());
     this.#words[flow * FLOW_WORDS + FlowWord.fd] = fd;
     if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
     setOption(fd, four ? SOL_IP : SOL_IPV6, four ? IP_RECVERR : IPV6_RECVERR, 1);

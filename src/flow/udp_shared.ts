@@ -22,6 +22,7 @@ import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
+import { noteExhausted } from "./exhausted.ts";
 import { bindOutbound, unreachableCode } from "./outbound.ts";
 import { PendingRing } from "./pending.ts";
 import { ReceiveBatch } from "./receive_batch.ts";
@@ -172,7 +173,7 @@ function connect(u: UdpShared, flow: number, port: number): number {
   const { config, map, epoll, table } = u.context;
   const four = isIPv4(outward);
   const fd = openSocket(four ? AF_INET : AF_INET6, SOCK_DGRAM, IPPROTO_UDP);
-  if (fd === -1) return errno();
+  if (fd === -1) return noteExhausted(errno());
   u.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
   if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   askForErrors(fd, four);

@@ -30,6 +30,7 @@ import {
   tcpWindowScale,
 } from "../../wire/tcp.ts";
 import { eventData, EventKind } from "../context.ts";
+import { isExhausted, noteExhausted } from "../exhausted.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { bindOutbound } from "../outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "../table.ts";
@@ -139,7 +140,7 @@ function startConnect(t: TcpShared, flow: number, port: number): number {
   const four = isIPv4(outward);
   const family = four ? AF_INET : AF_INET6;
   const fd = openSocket(family, SOCK_STREAM, IPPROTO_TCP);
-  if (fd === -1) return errno();
+  if (fd === -1) return noteExhausted(errno());
   t.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1); // the guest has its own Nagle
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
@@ -261,19 +262,6 @@ export function acceptOne(
   initialize(t, flow);
   offer(t, flow, accepted);
   return Accepted.one;
-}
-
-/** Whether accept() failed for want of descriptors or memory: the connection waits on. */
-function isExhausted(number: number): boolean {
-  switch (number) {
-    case Errno.EMFILE:
-    case Errno.ENFILE:
-    case Errno.ENOBUFS:
-    case Errno.ENOMEM:
-      return true;
-    default:
-      return false;
-  }
 }
 
 /** The guest's address of the family and, if known, the scope of the peer in `inward`. */
