@@ -288,6 +288,8 @@ export interface GuestOptions {
   readonly six?: boolean;
   /** Window in the header of every segment. */
   readonly window?: number;
+  /** Peer other than the host itself: 16 bytes. */
+  readonly to?: Uint8Array;
 }
 export interface ConnectOptions extends GuestOptions {
   readonly listener?: HostListener;
@@ -331,7 +333,7 @@ export class ScriptedGuest {
     this.isn = options.isn ?? 1000;
     this.window = options.window ?? 65535;
     this.from = ip(options.six ? "2001:db8::10" : "192.0.2.10");
-    this.to = ip(options.six ? "fe80::1" : "192.0.2.1");
+    this.to = options.to ?? ip(options.six ? "fe80::1" : "192.0.2.1");
   }
 
   /** Speaks through another world from now on: see {@link TcpWorld.adopt}. */

@@ -16,6 +16,7 @@ import {
   closeFd,
   connectSocket,
   getOption,
+  interfaceIndex,
   IPPROTO_TCP,
   MSG_DONTWAIT,
   MSG_NOSIGNAL,
@@ -267,7 +268,7 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
   const our = flow * FLOW_SIZE + FlowWord.hostOur * 4;
   const endpoint = flow * FLOW_SIZE + FlowWord.hostEndpoint * 4;
   const ports = t.words[at + FlowWord.hostPorts];
-  const scope = isLinkLocal(bytes, endpoint) ? t.context.map.scope : 0;
+  const scope = isLinkLocal(bytes, endpoint) ? scopeHere(t, flow, record.device) : 0;
   t.words[at + TcpWord.scope] = scope;
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
@@ -295,6 +296,15 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
     return `connect: ${errnoName(errno())}`;
   }
   return fill(t, flow, fd, record, peerFin);
+}
+
+/** Index of this host's interface towards a link-local peer. */
+function scopeHere(t: TcpShared, flow: number, device: string): number {
+  const { scope } = t.context.map;
+  if (scope !== 0) return scope;
+  const bound = device === "" ? 0 : interfaceIndex(device);
+  // Without anything better it is what it was at the source.
+  return bound !== 0 ? bound : t.words[flow * FLOW_WORDS + TcpWord.scope];
 }
 
 /** Buffers for what the connection holds and was promised. */

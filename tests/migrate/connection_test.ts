@@ -1,0 +1,73 @@
+import { assert, assertEquals } from "@std/assert";
+import { Process, run } from "../support/lab_process.ts";
+import type { MoveFindings, MoveOrders } from "../support/move_worker.ts";
+import { FAMILIES, IPV4, Network } from "../support/netns.ts";
+
+const SUPPORT = new URL("../support/", import.meta.url).pathname;
+
+/** A host and a peer on a wire of MTU 1500; the peer sends back what it gets. */
+async function withEcho(
+  body: (network: Network, port: number) => Promise<void>,
+): Promise<void> {
+  const network = await Network.create(1500);
+  const deno = [Deno.execPath(), "run", "--quiet", "--allow-all"];
+  const echo = new Process([...deno, `${SUPPORT}move_echo.ts`], {
+    namespace: network.peer,
+  });
+  try {
+    const [, port] = await echo.says(/^port (\d+)$/m);
+    await body(network, Number(port));
+  } finally {
+    await echo.stop("SIGKILL");
+    await network.close();
+  }
+}
+
+async function move(network: Network, orders: MoveOrders): Promise<MoveFindings> {
+  const program = [Deno.execPath(), "run", "--quiet", "--allow-all"];
+  program.push(`${SUPPORT}move_worker.ts`, JSON.stringify(orders));
+  return JSON.parse(await run(program, { namespace: network.host }));
+}
+
+Deno.test("connections over a wire move with segment size and options", async (t) => {
+  await withEcho(async (network, port) => {
+    for (const family of FAMILIES) {
+      const largest = family.name === "IPv4" ? 1460 : 1440;
+      await t.step(`${family.name}, data in both queues`, async () => {
+        const orders = { peer: family.peer, port, bytes: 1_000_000 };
+        const found = await move(network, orders);
+        assertEquals(found.lost, "");
+        assertEquals(found.options, [7, 7]);
+        assertEquals(found.mss, [largest - 12, largest - 12]);
+        assert(found.queued[1] > 10_000, `${found.queued} bytes`);
+      });
+    }
+    const sysctls = [
+      ["tcp_sack", 5, 1448],
+      ["tcp_window_scaling", 3, 1448],
+      ["tcp_timestamps", 6, 1460],
+    ] as const;
+    for (const [name, options, mss] of sysctls) {
+      await t.step(`without ${name} (D7)`, async () => {
+        await network.sysctl(network.host, `ipv4/${name}`, "0");
+        const found = await move(network, { peer: IPV4.peer, port, bytes: 200_000 });
+        await network.sysctl(network.host, `ipv4/${name}`, "1");
+        assertEquals([found.lost, found.options], ["", [options, options]]);
+        assertEquals(found.mss, [mss, mss]);
+      });
+    }
+    await t.step("bound to an interface", async () => {
+      const device = network.hostLink;
+      const orders = { peer: IPV4.peer, port, bytes: 100_000, device };
+      const found = await move(network, orders);
+      assertEquals([found.lost, found.device], ["", device]);
+    });
+    await t.step("with a link-local peer", async () => {
+      const show = ["ip", "-6", "addr", "show", "dev", network.peerLink];
+      const text = await run([...show, "scope", "link"], { namespace: network.peer });
+      const peer = /inet6 (fe80:[^/]+)/.exec(text)![1];
+      const orders = { peer, port, bytes: 100_000, device: network.hostLink };
+      assertEquals((await move(network, orders)).lost, "");
+    });
+  });
+});
