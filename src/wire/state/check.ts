@@ -2,8 +2,6 @@
  * What must hold of flow entries, whatever the format they came in, so that the flow
  * table and its services may rely on them.
  */
-import { isIPv4, isUnspecified } from "../address.ts";
-import { entryBytes } from "./entries.ts";
 import { invalid } from "./error.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, PingWord, UdpWord } from "./flow_entry.ts";
 import type { MovedTcp } from "./model.ts";
@@ -17,8 +15,8 @@ const MOST_IN_FLIGHT = 2 ** 30;
 const MAX_SCALE = 14;
 const MAX_HINT = 64;
 const MAX_DISCOVER = 5;
-/** Each byte is a character. */
-const text = new TextDecoder("latin1");
+/** The third word of an IPv4 address, mapped. */
+const MAPPED = new Int32Array(Uint8Array.of(0, 0, 0xff, 0xff).buffer)[0];
 /** The highest state of each kind. */
 const LAST_STATE = [0, TcpState.established, 0, 0, 0];
 
@@ -31,12 +29,12 @@ export function checkEntries(
   entries: Int32Array<ArrayBuffer>,
   offsetOf: WordOffset,
 ): void {
-  const seen = new Map<string, number>();
+  const seen = LAST_STATE.map(() => new Map<string, number>());
   const check = new EntryCheck(entries, offsetOf);
   for (let flow = 0; flow * FLOW_WORDS < entries.length; flow++) {
     check.select(flow);
     const key = check.key();
-    const other = seen.get(key);
+    const other = seen[check.kind].get(key);
     if (other !== undefined) {
       throw check.error(
         FlowWord.guestPorts,
@@ -45,26 +43,28 @@ export function checkEntries(
         `${other}'s`,
       );
     }
-    seen.set(key, flow);
+    seen[check.kind].set(key, flow);
   }
 }
 
 /** Checks entries, one at a time. */
 class EntryCheck {
-  readonly #bytes: Uint8Array;
+  /** Kind of the entry. */
+  kind = 0;
+  readonly #halves: Uint16Array;
   #flow = 0;
   #at = 0;
-  #kind = 0;
 
   constructor(readonly words: Int32Array<ArrayBuffer>, readonly offsetOf: WordOffset) {
-    this.#bytes = entryBytes(words);
+    const { buffer, byteOffset, length } = words;
+    this.#halves = new Uint16Array(buffer, byteOffset, length * 2);
   }
 
   /** Checks an entry, which errors and the key are then of. */
   select(flow: number): void {
     this.#flow = flow;
     this.#at = flow * FLOW_WORDS;
-    this.#kind = this.words[this.#at] & 0xff;
+    this.kind = this.words[this.#at] & 0xff;
     this.#all();
   }
 
@@ -83,14 +83,15 @@ class EntryCheck {
     return this.words[this.#at + word];
   }
 
-  /** What its guest side is found by. */
+  /** What its guest side is found by, among those of its kind: ports and addresses. */
   key(): string {
-    const start = (this.#at + FlowWord.guestPorts) * 4;
-    return `${this.#kind} ${text.decode(this.#bytes.subarray(start, start + 36))}`;
+    const start = (this.#at + FlowWord.guestPorts) * 2;
+    const side = this.#halves.subarray(start, start + 18);
+    return String.fromCharCode.apply(null, side as unknown as number[]);
   }
 
   #all(): void {
-    const kind = this.#kind;
+    const kind = this.kind;
     this.#range(FlowWord.kind, "kind", kind, FlowKind.tcp, FlowKind.ping6);
     const state = (this.#word(FlowWord.kind) >>> 8) & 0xff;
     const first = kind === FlowKind.tcp ? TcpState.connecting : 0;
@@ -106,15 +107,22 @@ class EntryCheck {
 
   /** Both of one family, where they are known. */
   #addresses(side: string, our: number, endpoint: number): void {
-    const ourAt = (this.#at + our) * 4;
-    const endpointAt = (this.#at + endpoint) * 4;
-    const unknown = isUnspecified(this.#bytes, endpointAt);
-    if (unknown && endpoint === FlowWord.hostEndpoint) {
+    const family = this.#family(endpoint);
+    if (family === 0 && endpoint === FlowWord.hostEndpoint) {
       throw this.error(endpoint, `${side}, endpoint`, "an address", "none");
     }
-    if (unknown || isUnspecified(this.#bytes, ourAt)) return;
-    if (isIPv4(this.#bytes, ourAt) === isIPv4(this.#bytes, endpointAt)) return;
+    const other = this.#family(our);
+    if (family === 0 || other === 0 || family === other) return;
     throw this.error(our, `${side}, addresses`, "both of one family", "one of each");
+  }
+
+  /** 4 or 6, or 0 of the unspecified address of either family. */
+  #family(word: number): number {
+    const words = this.words;
+    const at = this.#at + word;
+    if (words[at] !== 0 || words[at + 1] !== 0) return 6;
+    if (words[at + 2] === MAPPED) return words[at + 3] === 0 ? 0 : 4;
+    return words[at + 2] === 0 && words[at + 3] === 0 ? 0 : 6;
   }
 
   #tcp(state: number): void {

@@ -339,7 +339,9 @@ export function whyNotPasst(entries: Int32Array<ArrayBuffer>, record: MovedTcp):
   if (((entries[at] >>> 8) & 0xff) !== TcpState.established) {
     return "it is not established towards the guest";
   }
-  if (entries[at + TcpWord.scope] !== 0) return "its peer has a link-local address";
+  if (entries[at + TcpWord.scope] !== 0 && !isIPv4(bytes, hostOur)) {
+    return "its peer has a link-local address";
+  }
   if (isUnspecified(bytes, hostOur) || entries[at + FlowWord.hostPorts] >>> 16 === 0) {
     return "its local address is not known";
   }

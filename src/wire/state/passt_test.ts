@@ -389,7 +389,8 @@ Deno.test("what passt's format cannot carry is left out, and told", () => {
     "it is not established towards the guest",
   );
   const own = entrySample().own.with(9, 3);
-  assertEquals(why(record, { own }), "its peer has a link-local address");
+  const near = ["fe80::1", "fe80::2", 1 << 16 | 7000] as const;
+  assertEquals(why(record, { own, host: near }), "its peer has a link-local address");
   assertEquals(
     why(record, { host: ["0.0.0.0", "10.98.0.3", 7000] }),
     "its local address is not known",
