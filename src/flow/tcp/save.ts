@@ -144,6 +144,7 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const info = readInfo(fd);
   if (info === undefined) refuse("TCP_INFO");
   const kernelState = info.state;
+  const idle = info.unacked === 0 && info.notSent === 0;
   const { options, sendScale, receiveScale } = info;
   if (kernelState === KernelState.close) checkClosed(t, flow, fd);
   const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
@@ -156,7 +157,7 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const rcvWup = windowWords[WindowWord.rcvWup];
   const state = stateOf(t, flow, kernelState);
   const receive = dumpReceive(t, flow, fd, state, blocks);
-  const send = dumpSend(t, flow, fd, kernelState, blocks);
+  const send = dumpSend(t, flow, fd, kernelState, idle, blocks);
   const alive = t.has(flow, TcpFlow.keepAlive);
   return {
     flow: index,
@@ -247,12 +248,15 @@ function dumpSend(
   flow: number,
   fd: number,
   state: number,
+  idle: boolean,
   blocks: Blocks,
 ): Queue & { readonly notSent: number } {
   if (selectQueue(fd, RepairQueue.send) === -1) refuse("TCP_REPAIR_QUEUE");
-  let notSent = queueLength(fd, SIOCOUTQNSD);
+  // What is idle stays so: nobody writes, and nothing that comes is let in.
+  const empty = idle || state === KernelState.close;
+  let notSent = empty ? 0 : queueLength(fd, SIOCOUTQNSD);
   const end = queueSequence(fd);
-  const counted = state === KernelState.close ? 0 : queueLength(fd, SIOCOUTQ);
+  const counted = empty ? 0 : queueLength(fd, SIOCOUTQ);
   if (end < 0 || counted < 0 || notSent < 0) refuse("TCP_QUEUE_SEQ and SIOCOUTQ");
   const fin = ownFin(state) && counted > 0 ? 1 : 0;
   let queue = peekSend(fd, counted - fin, blocks);
