@@ -3,7 +3,7 @@
  * backend. A ring runs once its size, addresses and kick are set and memory holds all of
  * it; anything that moves it stops it first and starts it again at the same entry.
  */
-import { close, isEventfd, isPollable } from "../../ffi/event.ts";
+import { close, eventfdWrite, isEventfd, isPollable } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import { type Backend, NO_FD, type SessionLog, type Vring } from "./backend.ts";
 import { ProtocolError, type VringAddresses } from "./message.ts";
@@ -151,13 +151,18 @@ export class Rings {
     this.#start(ring);
   }
 
-  /** SET_VRING_CALL. */
+  /**
+   * SET_VRING_CALL. A running ring's new descriptor is signalled at once: QEMU may have
+   * looked at the old one for the last time before it was, and the driver would wait for
+   * an interrupt that it has been sent already.
+   */
   setCall(index: number, fd: number): void {
     const ring = this.#adopt(index, fd);
     const old = ring.callFd;
     ring.callFd = fd;
     this.#update(ring);
     closed(old);
+    if (ring.running && fd !== NO_FD) eventfdWrite(fd);
   }
 
   /** SET_VRING_ERR. */

@@ -1,6 +1,6 @@
 /** Every message as it should be; what the session makes of it and replies. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { close, eventfdCreate } from "../../ffi/event.ts";
+import { close, eventfdCreate, eventfdRead } from "../../ffi/event.ts";
 import { memfdCreate } from "../../ffi/memory.ts";
 import {
   asU64,
@@ -295,7 +295,9 @@ joined("CALL and ERR may change while a ring runs", (pair) => {
   assertEquals(backend.take(), ["start 0 at 7 disabled"]);
   const ring = backend.running.get(0)!;
   assert(ring.callFd >= 0);
-  ask(13, u64(0), { fds: [pair.fds.event()] });
+  const call = pair.fds.event();
+  ask(13, u64(0), { fds: [call] });
+  assertEquals(eventfdRead(call), 1, "what the old one was told may have been lost");
   ask(14, u64(0), { fds: [pair.fds.event()] });
   assertEquals(backend.take(), ["update 0 disabled", "update 0 disabled"]);
   assert(ring.callFd >= 0 && ring.errFd >= 0);
