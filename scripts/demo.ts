@@ -256,7 +256,7 @@ async function showAll(stage: Stage): Promise<void> {
     async () => checked({ ...await local.call("echo", request), seconds: 1 }),
     () => "1 MiB sent and echoed by the guest, SHA-256 the same",
   );
-  await show.step("End", clean, () => "guest, back-end and namespaces are gone");
+  await showEnd();
 }
 
 async function showShell(stage: Stage): Promise<void> {
@@ -274,7 +274,21 @@ async function showShell(stage: Stage): Promise<void> {
     { socket: stage.backend.socket, image: "base", interactive: true },
     folder,
   );
-  await new Deno.Command(argv[0], { args: argv.slice(1), env }).spawn().status;
+  const child = new Deno.Command(argv[0], { args: argv.slice(1), env }).spawn();
+  cleaning.push(async () => {
+    try {
+      child.kill();
+    } catch {
+      // It has ended, as it should have.
+    }
+    await child.status;
+  });
+  await child.status;
+  await showEnd();
+}
+
+async function showEnd(): Promise<void> {
+  await show.step("End", clean, () => "guest, back-end and namespaces are gone");
 }
 
 async function main(): Promise<number> {
