@@ -339,6 +339,7 @@ export function whyNotPasst(entries: Int32Array<ArrayBuffer>, record: MovedTcp):
   if (((entries[at] >>> 8) & 0xff) !== TcpState.established) {
     return "it is not established towards the guest";
   }
+  if ((entries[at] & TcpFlow.failed) !== 0) return "its socket has failed";
   if (entries[at + TcpWord.scope] !== 0 && !isIPv4(bytes, hostOur)) {
     return "its peer has a link-local address";
   }

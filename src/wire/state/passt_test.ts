@@ -388,6 +388,7 @@ Deno.test("what passt's format cannot carry is left out, and told", () => {
     why(record, { kind: 1 | TcpState.synSent << 8 }),
     "it is not established towards the guest",
   );
+  assertEquals(why(record, { kind: ESTABLISHED | 1 << 25 }), "its socket has failed");
   const own = entrySample().own.with(9, 3);
   const near = ["fe80::1", "fe80::2", 1 << 16 | 7000] as const;
   assertEquals(why(record, { own, host: near }), "its peer has a link-local address");
