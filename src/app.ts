@@ -137,7 +137,7 @@ class Service {
       case EventKind.control:
         if (index >= KICK_INDEX) this.#device.path.kicked(index - KICK_INDEX);
         else if (index === LISTENER) this.#accept();
-        else if (index === TRANSFER) this.#migration.onEvent(events);
+        else if (index === TRANSFER) this.#migration.onEvent(events, this.#epoll.high(i));
         else if (index === REPAIR) this.#helper();
         else this.#readable();
         return;

@@ -9,7 +9,7 @@
  * goes on if the guest does at the source, and what was loaded is dropped in silence if
  * the frontend goes before the guest ran.
  */
-import { Errno, errnoName } from "../../ffi/errno.ts";
+import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
 import { close, type Epoll, EPOLLIN, EPOLLOUT, isPollable } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import {
@@ -55,7 +55,11 @@ type Phase = typeof Phase[keyof typeof Phase];
 
 export class Migration {
   #phase: Phase = Phase.idle;
+  /** What a transfer that fails leaves: a guest may be saved from where it never ran. */
+  #before: Phase = Phase.idle;
   #fd = NONE;
+  /** Counts transfers, to tell a late event from a current one. */
+  #number = 0;
   #result: number = Errno.EINVAL;
   #sender: StateSender | undefined;
   #receiver: StateReceiver | undefined;
@@ -86,18 +90,18 @@ export class Migration {
       this.log.warn(`migration refused: ${problem}`);
       return REFUSED;
     }
-    if (this.#phase !== Phase.idle) this.gone();
     const saving = direction === TransferDirection.save;
     let instead: number | undefined;
-    this.#fd = fd;
-    if (!isPollable(fd)) {
-      const [reading, writing] = createPipe();
-      instead = saving ? reading : writing;
-      this.#fd = saving ? writing : reading;
-      close(fd);
+    try {
+      instead = this.#open(fd, saving);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      this.log.warn(`migration refused: ${error.message}`);
+      return REFUSED;
     }
-    setNonBlocking(this.#fd);
-    this.epoll.add(this.#fd, saving ? EPOLLOUT : EPOLLIN, this.data);
+    const kept = this.#phase === Phase.saved || this.#phase === Phase.loaded;
+    if (kept && !saving) this.guest.discard(); // its place is taken
+    this.#before = kept && saving ? this.#phase : Phase.idle;
     this.#phase = saving ? Phase.saving : Phase.loading;
     this.#result = Errno.EBUSY;
     this.#sender = undefined;
@@ -105,6 +109,35 @@ export class Migration {
     this.#watch = new Stopwatch();
     this.log.debug(`migration: ${this.#phase}`);
     return { accepted: true, instead };
+  }
+
+  /**
+   * Watches a transfer's descriptor or, if it cannot be waited for, a pipe in its place.
+   *
+   * @returns the frontend's end of the pipe, if there is one
+   * @throws {SyscallError} without descriptors or memory; `fd` stays open then
+   */
+  #open(fd: number, saving: boolean): number | undefined {
+    const event = saving ? EPOLLOUT : EPOLLIN;
+    if (isPollable(fd)) {
+      setNonBlocking(fd);
+      this.epoll.add(fd, event, this.data, ++this.#number);
+      this.#fd = fd;
+      return undefined;
+    }
+    const [reading, writing] = createPipe();
+    const [ours, theirs] = saving ? [writing, reading] : [reading, writing];
+    try {
+      setNonBlocking(ours);
+      this.epoll.add(ours, event, this.data, ++this.#number);
+    } catch (error) {
+      close(ours);
+      close(theirs);
+      throw error;
+    }
+    close(fd);
+    this.#fd = ours;
+    return theirs;
   }
 
   #refusal(
@@ -128,16 +161,32 @@ export class Migration {
     return undefined;
   }
 
-  /** The transfer's descriptor is ready: writable at the source, readable at the target. */
-  onEvent(events: number): void {
-    if (this.#phase === Phase.saving) {
-      if ((events & EPOLLOUT) === 0) this.#fail(Errno.EIO, "the frontend hung up");
-      else this.#save();
-    } else if (this.#phase === Phase.loading) {
-      const nothing = (events & EPOLLIN) === 0 && this.#receiver!.received === 0;
-      if (nothing) this.#fail(Errno.EIO, "the frontend hung up");
-      else this.#load();
+  /**
+   * The transfer's descriptor is ready: writable at the source, readable at the target.
+   *
+   * @param number second word of the epoll result
+   */
+  onEvent(events: number, number: number = this.#number): void {
+    if (number !== this.#number) return;
+    try {
+      if (this.#phase === Phase.saving) {
+        if ((events & EPOLLOUT) === 0) this.#fail(Errno.EIO, "the frontend hung up");
+        else this.#save();
+      } else if (this.#phase === Phase.loading) {
+        const nothing = (events & EPOLLIN) === 0 && this.#receiver!.received === 0;
+        if (nothing) this.#fail(Errno.EIO, "the frontend hung up");
+        else this.#load();
+      }
+    } catch (error) {
+      this.#broke(error);
     }
+  }
+
+  /** A move that fails for want of memory, or by a defect, costs nobody the guest. */
+  #broke(error: unknown): void {
+    if (this.#phase !== Phase.saving && this.#phase !== Phase.loading) throw error;
+    const number = error instanceof RangeError ? Errno.ENOMEM : Errno.EIO;
+    this.#fail(number, error instanceof Error ? error.message : String(error));
   }
 
   #save(): void {
@@ -158,8 +207,9 @@ export class Migration {
     }
     this.#watch.lap("write");
     if (!this.#run(row.afterSave)) return;
+    const { total } = this.#sender;
     this.#finish(Phase.saved);
-    this.log.info(summarize("saved", this.#watch, this.#sender.total));
+    this.log.info(summarize("saved", this.#watch, total));
   }
 
   #load(): void {
@@ -190,8 +240,9 @@ export class Migration {
     if (!this.#run(row.afterLoad, parsed.state)) return;
     this.#watch.lap("restore");
     this.#watch.note(parsed.counts);
+    const { received } = this.#receiver!;
     this.#finish(Phase.loaded);
-    this.log.info(summarize("loaded", this.#watch, this.#receiver!.received));
+    this.log.info(summarize("loaded", this.#watch, received));
   }
 
   #run(stages: readonly Stage[], state?: ParsedState["state"]): boolean {
@@ -225,11 +276,11 @@ export class Migration {
   #fail(number: number, problem: string): void {
     const saving = this.#phase === Phase.saving;
     this.#closeFd();
-    this.#phase = Phase.idle;
+    this.#phase = this.#before;
     this.#result = number;
     this.log.warn(`migration failed: ${problem}`);
-    if (saving) this.#thaw();
-    else this.guest.discard();
+    if (!saving) this.guest.discard();
+    else if (this.#phase === Phase.idle) this.#thaw();
   }
 
   /** CHECK_DEVICE_STATE: 0 or an error number. */
@@ -238,10 +289,11 @@ export class Migration {
     while (this.#phase === Phase.saving || this.#phase === Phase.loading) {
       const events = this.#phase === Phase.saving ? POLLOUT : POLLIN;
       const left = deadline - performance.now();
-      if (left <= 0 || !awaitReady(this.#fd, events, left)) {
+      if (left <= 0) {
         this.#fail(Errno.ETIMEDOUT, "the transfer was checked before it was complete");
         break;
       }
+      if (!awaitReady(this.#fd, events, left)) continue; // late, or a signal came
       this.onEvent(this.#phase === Phase.saving ? EPOLLOUT : EPOLLIN);
     }
     return this.#result;
@@ -249,10 +301,8 @@ export class Migration {
 
   /** The guest runs here: at the target, or at the source after all. */
   ringsRun(): void {
+    if (this.#phase === Phase.saving) this.#fail(Errno.ECANCELED, "the guest runs again");
     switch (this.#phase) {
-      case Phase.saving:
-        this.#fail(Errno.ECANCELED, "the guest runs again");
-        return;
       case Phase.loading:
         this.#fail(Errno.ECANCELED, "the guest runs already");
         return;
@@ -261,6 +311,7 @@ export class Migration {
         this.#thaw();
         return;
       case Phase.loaded:
+      case Phase.thawing:
         this.#thaw();
     }
   }
@@ -305,10 +356,13 @@ export class Migration {
     if (frozen) this.guest.discard();
   }
 
-  /** A closed descriptor is watched no longer, unless the frontend shares it. */
+  /** Ends the transfer as far as it takes up anything. */
   #closeFd(): void {
+    this.#sender = undefined;
+    this.#receiver = undefined;
     if (this.#fd === NONE) return;
-    this.epoll.remove(this.#fd);
+    // The frontend may share it, and then it would be watched on.
+    this.epoll.tryRemove(this.#fd);
     close(this.#fd);
     this.#fd = NONE;
   }

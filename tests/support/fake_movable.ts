@@ -34,6 +34,8 @@ export class FakeMovable implements Movable {
   calls: string[] = [];
   /** Error numbers that calls return, by name. */
   readonly failing = new Map<string, number>();
+  /** The call that finds no memory. */
+  throwing = "";
   state: MovedState = emptyState(7);
   restored: MovedState | undefined;
 
@@ -42,6 +44,7 @@ export class FakeMovable implements Movable {
   }
   #call(name: string): number {
     this.calls.push(name);
+    if (name === this.throwing) throw new RangeError("Array buffer allocation failed");
     return this.failing.get(name) ?? 0;
   }
   freeze(): number {
