@@ -305,3 +305,52 @@ inWorlds("the peer's RST comes after its data at the target, too", (source, targ
   assertEquals(Uint8Array.from(guest.received), pattern(5000));
   assert(guest.sent.some((s) => s.includes("R")), guest.sent.join(", "));
 });
+
+inWorlds("data moves with urgent data, or without SO_PEEK_OFF", (source, target) => {
+  for (const urgent of [true, false]) {
+    for (const world of [source, target]) world.path.tcp.setPeekOffset(urgent);
+    const { guest, host } = source.connect();
+    guest.window = 1000;
+    guest.in("A");
+    host.send(pattern(3000));
+    if (urgent) host.sendUrgent(pattern(2, 3000));
+    else host.send(pattern(2, 3000));
+    host.send(pattern(3000, 3002));
+    source.until("data", () => guest.received.length === 1000);
+    const [record] = move(source, target, [guest]).records;
+    assertEquals([record.lost, record.receiveQueue.length], ["", 6002]);
+    assertEquals(record.receiveQueue, pattern(6002));
+    guest.window = 65535;
+    target.until("data", () => (guest.drain(), guest.received.length === 6002));
+    assertEquals(Uint8Array.from(guest.received), pattern(6002));
+    guest.finish(host);
+  }
+});
+
+inWorlds("sequence numbers wrap in a queue that moves", (source, target) => {
+  const { guest, host } = source.connect();
+  const { entries, records: [record] } = save(source);
+  source.path.tcp.discard();
+  const receiveQueue = new Uint8Array(pattern(5000));
+  const sendQueue = new Uint8Array(pattern(7000));
+  // All that concerns the peer in numbers that wrap within the queues.
+  const wrapped = {
+    receiveQueue,
+    receiveSequence: 0xffff_f000,
+    rcvWup: 0xffff_f000 + 5000 >>> 0,
+    sndWl1: 0xffff_f000 + 4999 >>> 0,
+    sendQueue,
+    sendSequence: 0xffff_e800,
+  };
+  restore(target, { entries, records: [{ ...record, ...wrapped }] });
+  target.adopt(guest);
+  const [saved] = target.path.tcp.save(() => 0);
+  const { receiveSequence, sendSequence, rcvWup } = wrapped;
+  assertEquals(
+    [saved.receiveSequence, saved.sendSequence, saved.rcvWup, saved.notSent],
+    [receiveSequence, sendSequence, rcvWup, 0],
+  );
+  assertEquals([saved.receiveQueue, saved.sendQueue], [receiveQueue, sendQueue]);
+  target.path.tcp.discard();
+  host.reset();
+});
