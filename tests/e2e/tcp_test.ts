@@ -16,7 +16,7 @@ function assertIntact(result: Omit<Transfer, "seconds">, bytes: number): void {
   assertEquals(result.received, result.sent);
 }
 
-/** 1 GiB, or what this guest moves in STREAM_SECONDS, judged by a first 32 MiB. */
+/** 1 GiB, or what this guest moves in STREAM_SECONDS, judged by a first 32 MiB; says so. */
 async function stream(
   world: World,
   op: "download" | "upload",
@@ -26,7 +26,11 @@ async function stream(
   assertIntact(first, 32 * MIB);
   const able = Math.floor(32 * STREAM_SECONDS / first.seconds) * MIB;
   const bytes = Math.max(64 * MIB, Math.min(GIB, able));
-  assertIntact(await world.guest.call(op, { host, bytes }), bytes);
+  const result = await world.guest.call(op, { host, bytes });
+  assertIntact(result, bytes);
+  const limited = bytes < GIB ? `, limited by time: ${STREAM_SECONDS} s` : "";
+  const rate = (bytes / result.seconds / 1e6).toFixed(0);
+  console.log(`    ${op}: ${bytes / MIB} MiB at ${rate} MB/s${limited}`);
 }
 
 async function bothWays({ guest }: World, host: string): Promise<void> {

@@ -33,6 +33,8 @@ export interface GuestOptions extends ProcessOptions {
 export const GUEST_MAC = "52:54:00:12:34:56";
 /** Even with all of a slow machine's tests at once, a guest boots in this time (ms). */
 const BOOT_LIMIT = 120_000;
+/** Seen once in hundreds of boots without KVM, before the driver had set up a ring. */
+const OWN_FAILURE = /hw\/pci\/msix\.c:\d+: msix_table_mmio_write: Assertion .* failed/;
 
 async function connect(path: string): Promise<JsonLink> {
   const socket = await Deno.connect({ transport: "unix", path });
@@ -109,8 +111,21 @@ export class Guest extends Agent {
   /**
    * Starts QEMU and waits until the agent in the guest answers. With `incoming` it only
    * waits for QEMU, and the agent answers once the guest has arrived.
+   *
+   * QEMU is started once more if it fails by itself; see OWN_FAILURE.
    */
   static async start(options: GuestOptions): Promise<Guest> {
+    try {
+      return await Guest.#start(options);
+    } catch (error) {
+      const { message } = error as Error;
+      if (!OWN_FAILURE.test(message)) throw error;
+      console.error(`QEMU failed by itself and is started once more. ${message.trim()}`);
+      return await Guest.#start(options);
+    }
+  }
+
+  static async #start(options: GuestOptions): Promise<Guest> {
     const folder = await Deno.makeTempDir({ prefix: "vuelo-guest-" });
     const { argv, env } = await guestCommand(options, folder);
     const process = new Process(argv, { ...options, env: { ...env, ...options.env } });
@@ -160,7 +175,8 @@ export class Guest extends Agent {
     const ready = this.link.event("ready", BOOT_LIMIT);
     ready.catch(() => {});
     if (how === "reset") await this.qmp("system_reset");
-    else await this.call("spawn", { argv: ["reboot", "-f"] });
+    // It may be gone before it has answered.
+    else this.call("spawn", { argv: ["reboot", "-f"] }).catch(() => {});
     await ready;
   }
 
