@@ -83,6 +83,7 @@ export const SO_OOBINLINE = 10;
 export const SO_LINGER = 13;
 export const SO_RCVLOWAT = 18;
 export const SO_BINDTODEVICE = 25;
+export const SO_SNDBUFFORCE = 32;
 export const SO_PEEK_OFF = 42;
 export const SO_MEMINFO = 55;
 /** Linux 5.14: whether buffer sizes stay as they were set. */

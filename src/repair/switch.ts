@@ -60,10 +60,13 @@ export interface SwitchFailure {
  *
  * New sockets also get buffers beyond what the host's limits allow, since the queues of a
  * connection that grew elsewhere must fit; later on the kernel tunes them as usual.
+ *
+ * @param enlarge whether they do
  */
 export function switchAll(
   fds: ArrayLike<number>,
   mode: RepairMode,
+  enlarge = true,
 ): SwitchFailure | undefined {
   const before = new Uint8Array(fds.length);
   for (let i = 0; i < fds.length; i++) {
@@ -77,7 +80,7 @@ export function switchAll(
       }
       return failure;
     }
-    if (mode === REPAIR_ON && before[i] === 0) enlargeNew(fds[i]);
+    if (enlarge && mode === REPAIR_ON && before[i] === 0) enlargeNew(fds[i]);
   }
   return undefined;
 }
@@ -128,7 +131,8 @@ export class OwnRepair implements RepairSwitch {
 
   /** Either all are switched or none is. */
   switchSockets(fds: ArrayLike<number>, on: boolean): number {
-    const failure = switchAll(fds, on ? REPAIR_ON : REPAIR_OFF);
+    // Who restores a connection enlarges the buffers that have to be larger.
+    const failure = switchAll(fds, on ? REPAIR_ON : REPAIR_OFF, false);
     if (failure === undefined) return 0;
     const { index, error } = failure;
     log.error(

@@ -29,6 +29,7 @@ import {
   SO_OOBINLINE,
   SO_RCVLOWAT,
   SO_SNDBUF,
+  SO_SNDBUFFORCE,
   SOCK_STREAM,
   SOL_SOCKET,
   TCP_KEEPCNT,
@@ -314,8 +315,12 @@ function makeRoom(fd: number, record: MovedTcp): void {
     // An ordinary user gets net.core.wmem_max, twice; the kernel then tunes it upwards.
     // Before that it allows for ten segments of the largest size.
     setOption(fd, IPPROTO_TCP, TCP_MAXSEG, LARGEST_MAXSEG);
-    if (getOption(fd, SOL_SOCKET, SO_SNDBUF) < record.sendQueue.length * 2) {
-      setOption(fd, SOL_SOCKET, SO_SNDBUF, record.sendQueue.length * 2);
+    const wanted = record.sendQueue.length * 2;
+    if (getOption(fd, SOL_SOCKET, SO_SNDBUF) < wanted) {
+      // What is asked for is doubled, and cut to the limit unless forced by the mighty.
+      if (setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, wanted) === -1) {
+        setOption(fd, SOL_SOCKET, SO_SNDBUF, wanted);
+      }
       setOption(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
     }
   }
