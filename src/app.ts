@@ -70,6 +70,7 @@ class Service {
       if (receiving) this.#forwarder.resume();
       else this.#forwarder.pause();
     };
+    this.#device.onGone = () => this.#move.forget();
   }
 
   /** Opens all that needs privileges or can fail. @throws {StartError} */

@@ -62,6 +62,8 @@ export class NetDevice implements Backend {
   features: FeatureBits = { lo: 0, hi: 0 };
   /** Called when the guest starts or stops receiving. */
   onReceiving: (receiving: boolean) => void = () => {};
+  /** Called when the guest and all flows of it are gone. */
+  onGone: () => void = () => {};
   #receiving = false;
 
   constructor(config: Config, epoll: Epoll) {
@@ -161,6 +163,7 @@ export class NetDevice implements Backend {
     this.migration?.gone();
     this.path.dropAll();
     this.path.forgetGuest();
+    this.onGone();
   }
 }
 

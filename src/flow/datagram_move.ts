@@ -2,12 +2,13 @@
  * UDP and ping flows that move with their guest: a socket with the same local port where
  * the host has it free. What neither side has read is lost, as datagrams may be.
  */
-import { errno } from "../../ffi/errno.ts";
+import { Errno, errno } from "../../ffi/errno.ts";
 import { EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import {
   AF_INET,
   AF_INET6,
   bindSocket,
+  bindToDevice,
   closeFd,
   connectSocket,
   IP_RECVERR,
@@ -28,8 +29,14 @@ import {
   SOL_IPV6,
 } from "../../ffi/socket.ts";
 import { deafen, undeafen } from "../../ffi/socket_filter.ts";
-import { isIPv4, isLinkLocal, isUnspecified } from "../wire/address.ts";
-import { DEFAULT_TTL } from "../wire/ip.ts";
+import {
+  isIPv4,
+  isLinkLocal,
+  isLoopback,
+  isUnspecified,
+  sameAddress,
+} from "../wire/address.ts";
+import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
 import { bindOutbound, setDiscovery } from "./outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "./table.ts";
@@ -55,6 +62,56 @@ export function noteLocal(words: Int32Array<ArrayBuffer>, at: number, fd: number
   bytes.set(lastAddress.bytes, FlowWord.hostOur * 4);
   const ports = at + FlowWord.hostPorts;
   words[ports] = (words[ports] & 0xffff) | (lastAddress.port << 16);
+}
+
+const outward = new Uint8Array(16);
+
+/**
+ * Whether a flow that was moved here is one that the guest might have opened here: an
+ * entry is taken at its word no more than the guest is. A flow with a socket of its own
+ * goes where the guest's packets would go now, to the DNS server of this host, say.
+ *
+ * @param forwarded it came through a forwarded port that this host has as well
+ * @returns 0, or an error number
+ */
+export function admit(context: FlowContext, flow: number, forwarded: boolean): number {
+  const { config, table, map } = context;
+  const { bytes, words } = table;
+  const kind = table.kind(flow);
+  const start = flow * FLOW_SIZE;
+  const peerAt = start + FlowWord.hostEndpoint * 4;
+  const ourAt = start + FlowWord.guestOur * 4;
+  const four = isIPv4(bytes, ourAt);
+  const udp = kind === FlowKind.udp;
+  if (!(udp ? config.udp : config.icmp)) return Errno.EACCES;
+  if (
+    isIPv4(bytes, start + FlowWord.guestEndpoint * 4) !== four ||
+    isIPv4(bytes, peerAt) !== four || !udp && (kind === FlowKind.ping4) !== four
+  ) return Errno.EAFNOSUPPORT;
+  const family = four ? config.ip4 : config.ip6;
+  if (family === undefined) return Errno.EAFNOSUPPORT;
+  if (forwarded) {
+    // The source host itself was the peer, which this one is not.
+    const own = isLoopback(bytes, peerAt) ||
+      sameAddress(family.address, bytes, 0, peerAt);
+    return own ? Errno.EADDRNOTAVAIL : 0;
+  }
+  const at = flow * FLOW_WORDS;
+  const protocol = udp ? Protocol.udp : four ? Protocol.icmp : Protocol.icmpv6;
+  const remote = udp ? words[at + FlowWord.guestPorts] >>> 16 : 0;
+  const port = map.outward(bytes, ourAt, remote, protocol, outward);
+  if (port < 0) return Errno.EACCES;
+  bytes.set(outward, peerAt);
+  const ports = at + FlowWord.hostPorts;
+  words[ports] = (words[ports] & ~0xffff) | port;
+  return 0;
+}
+
+/** Index of this host's interface towards a flow's peer, if that is link-local. */
+export function scopeHere({ table, map }: FlowContext, flow: number): number {
+  if (!isLinkLocal(table.bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4)) return 0;
+  // Without anything better it is what it was at the source.
+  return map.scope !== 0 ? map.scope : table.words[flow * FLOW_WORDS + UdpWord.scope];
 }
 
 /**
@@ -95,9 +152,12 @@ function setUp(
   const { words } = table;
   const at = flow * FLOW_WORDS;
   const udp = table.kind(flow) === FlowKind.udp;
-  const scope = isLinkLocal(peer) ? map.scope : 0;
+  const scope = udp ? scopeHere(context, flow) : isLinkLocal(peer) ? map.scope : 0;
+  const family = four ? config.ip4 : config.ip6;
+  const device = isLoopback(peer) ? undefined : family?.outboundInterface;
+  if (device !== undefined && bindToDevice(fd, device) === -1) return errno();
   if (!bindLocal(context, flow, fd, scope)) {
-    if (!bindOutbound(fd, peer, four ? config.ip4 : config.ip6)) return errno();
+    if (!bindOutbound(fd, peer, family)) return errno();
   }
   setOption(fd, four ? SOL_IP : SOL_IPV6, four ? IP_RECVERR : IPV6_RECVERR, 1);
   const fragments = udp && (words[at] & UdpFlag.fragments) !== 0;

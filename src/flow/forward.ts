@@ -22,6 +22,8 @@ import {
   type Skipped,
 } from "./forward_socket.ts";
 
+/** Ports that rules which come with a guest are looked at for: all there are, twice. */
+const MAX_ADOPTED = 1 << 18;
 /** How long a port rests after a connection found no descriptor. */
 const REST_MS = 100;
 
@@ -43,6 +45,8 @@ export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
       guestAddress?: Uint8Array,
       events?: number,
     ): void;
+    /** The forwarder's socket number `index` is closed. */
+    forgetListener(index: number): void;
   };
 };
 
@@ -70,8 +74,11 @@ export type DatagramSocket = Pick<Listening, "fd" | "guestPort" | "guestAddress"
 export class Forwarder {
   readonly #context: ForwardContext;
   #listening: Listening[] = [];
-  /** Rules that came with a guest. */
+  /** By port of the host, the numbers of UDP sockets. */
+  readonly #datagram = new Map<number, number[]>();
+  /** Rules that came with a guest, and the number of the first socket of theirs. */
   #adopted: ForwardRule[] = [];
+  #firstAdopted = Infinity;
   #receiving = false;
   /** Sockets not watched until {@link #restEnds}, for want of descriptors. */
   readonly #resting: number[] = [];
@@ -127,7 +134,13 @@ export class Forwarder {
     if (fd < 0) return -fd;
     const guestPort = port - rule.first + rule.guestFirst;
     const { guestAddress } = rule;
+    const index = this.#listening.length;
     this.#listening.push({ kind, fd, port, rule, guestPort, guestAddress });
+    if (kind === EventKind.udpListener) {
+      const same = this.#datagram.get(port);
+      if (same === undefined) this.#datagram.set(port, [index]);
+      else same.push(index);
+    }
     return 0;
   }
 
@@ -232,28 +245,70 @@ export class Forwarder {
   }
 
   /**
-   * Takes over rules that came with a guest: ports that are not open yet are opened. What
-   * cannot be had is told in the log.
+   * Takes over rules that came with a guest: ports that are not open yet are opened, until
+   * {@link dropAdopted}. What cannot be had is told in the log.
    */
   adopt(rules: readonly ForwardRule[]): void {
     const any = anyAddress(this.#context.config);
     const open = new Set(this.#listening.map(({ rule, port }) => nameOf(rule, port)));
+    this.#firstAdopted = Math.min(this.#firstAdopted, this.#listening.length);
+    let left = MAX_ADOPTED;
     for (const rule of rules) {
-      const refused: number[] = [];
-      let opened = 0;
-      for (let port = rule.first; port <= rule.last; port++) {
-        if (open.has(nameOf(rule, port))) continue;
-        if (this.#openPort(rule, port, any) === 0) opened++;
-        else refused.push(port);
+      left -= rule.last - rule.first + 1;
+      if (left < 0) {
+        log.warn("too many forwarded ports came with the guest: some are left out");
+        return;
       }
-      if (opened > 0) this.#adopted.push(rule);
-      if (refused.length > 0 && !rule.weak) {
-        log.warn(
-          `forwarded ports that came with the guest cannot be had here: ` +
-            `${rule.protocol.toUpperCase()} ${ranges(refused)}`,
-        );
+      this.#adoptRule(rule, any, open);
+    }
+  }
+
+  #adoptRule(rule: ForwardRule, any: AnyAddress, open: Set<string>): void {
+    const refused: number[] = [];
+    const before = this.#listening.length;
+    for (let port = rule.first; port <= rule.last; port++) {
+      const name = nameOf(rule, port);
+      if (open.has(name)) continue;
+      const number = this.#openPort(rule, port, any);
+      if (number === 0) open.add(name);
+      else refused.push(port);
+      if (number === Errno.EMFILE || number === Errno.ENFILE) {
+        // The guest's connections need descriptors, too.
+        this.#closeFrom(before);
+        log.warn(refusal(rule, port, number));
+        return;
       }
     }
+    if (this.#listening.length > before) this.#adopted.push(rule);
+    if (refused.length > 0 && !rule.weak) {
+      log.warn(
+        `forwarded ports that came with the guest cannot be had here: ` +
+          `${rule.protocol.toUpperCase()} ${ranges(refused)}`,
+      );
+    }
+  }
+
+  /** The guest is gone, and so are the rules that it brought along. */
+  dropAdopted(): void {
+    if (this.#firstAdopted < this.#listening.length) this.#closeFrom(this.#firstAdopted);
+    this.#firstAdopted = Infinity;
+    this.#adopted = [];
+  }
+
+  /** Closes the sockets from number `first` on. */
+  #closeFrom(first: number): void {
+    for (let index = this.#listening.length - 1; index >= first; index--) {
+      const { kind, fd, port } = this.#listening[index];
+      closeFd(fd); // which is watched no longer
+      if (kind !== EventKind.udpListener) continue;
+      this.#context.udp.forgetListener(index);
+      const same = this.#datagram.get(port)!;
+      if (same.length === 1) this.#datagram.delete(port);
+      else same.pop();
+    }
+    this.#listening.length = first;
+    const resting = this.#resting.splice(0).filter((index) => index < first);
+    this.#resting.push(...resting);
   }
 
   /**
@@ -279,21 +334,19 @@ export class Forwarder {
 
   /** The socket that takes datagrams for a port of the host, and its index. */
   datagramSocket(port: number, four: boolean): DatagramSocket | undefined {
-    const index = this.#listening.findIndex((entry) =>
-      entry.kind === EventKind.udpListener && entry.port === port &&
-      (entry.rule.address === undefined || isIPv4(entry.rule.address) === four)
-    );
-    if (index < 0) return undefined;
+    const index = this.#datagram.get(port)?.find((index) => {
+      const { address } = this.#listening[index].rule;
+      return address === undefined || isIPv4(address) === four;
+    });
+    if (index === undefined) return undefined;
     const { fd, guestPort, guestAddress } = this.#listening[index];
     return { index, fd, guestPort, guestAddress };
   }
 
   /** Closes all sockets: connections that wait are reset, datagrams are lost. */
   close(): void {
-    // A closed descriptor is watched no longer.
-    for (const { fd } of this.#listening) closeFd(fd);
-    this.#listening = [];
-    this.#adopted = [];
+    this.#closeFrom(0);
+    this.dropAdopted();
     this.#forgetResting();
   }
 }

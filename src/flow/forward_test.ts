@@ -79,6 +79,7 @@ class Bench {
           const length = recv(fd, this.#buffer.pointer(this.#at), 2048, 0);
           this.seen.push(`udp ${guestPort} ${length}`);
         },
+        forgetListener: () => {},
       },
     });
   }

@@ -48,7 +48,7 @@ import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { PingWord } from "../wire/state/flow_entry.ts";
 import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
-import { reopen } from "./datagram_move.ts";
+import { admit, reopen } from "./datagram_move.ts";
 import { noteExhausted } from "./exhausted.ts";
 import { flowPseudoSum, HEAD4, HEAD6, writeFlowHead } from "./frame_head.ts";
 import { bindOutbound, mayFragment, setDiscovery, unreachableCode } from "./outbound.ts";
@@ -200,7 +200,7 @@ export class Ping implements FlowHandler {
     const at = flow * FLOW_WORDS;
     this.#words[at + FlowWord.fd] = -1;
     this.#words[at + PingWord.discover] = PMTUDISC_DO;
-    const number = reopen(this.#context, flow);
+    const number = admit(this.#context, flow, false) || reopen(this.#context, flow);
     if (number !== 0) {
       table.release(flow);
       return number;

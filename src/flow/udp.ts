@@ -9,7 +9,7 @@ import { EPOLLERR, EPOLLIN } from "../../ffi/event.ts";
 import { lastAddress, localAddress } from "../../ffi/socket.ts";
 import { UDP_DESTINATION_PORT_AT, udpLength } from "../wire/udp.ts";
 import type { FlowContext, FlowHandler } from "./context.ts";
-import { reopen } from "./datagram_move.ts";
+import { admit, reopen, scopeHere } from "./datagram_move.ts";
 import { PendingRing } from "./pending.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
 import { Received, receiveFlow, receiveListener } from "./udp_receive.ts";
@@ -120,6 +120,11 @@ export class UdpFlows implements FlowHandler {
     return true;
   }
 
+  /** The forwarded port `index` is closed; no flow of it is left, or it can't send. */
+  forgetListener(index: number): void {
+    this.#u.listeners[index] = undefined;
+  }
+
   /** Milliseconds since a flow carried something. */
   idle(flow: number): number {
     return this.#u.context.now - this.#u.activeAt[flow];
@@ -145,8 +150,14 @@ export class UdpFlows implements FlowHandler {
     const u = this.#u;
     const { table, timers, now } = u.context;
     const at = flow * FLOW_WORDS;
+    const refused = admit(u.context, flow, listener !== undefined);
+    if (refused !== 0) {
+      table.release(flow);
+      return refused;
+    }
     u.words[at + FlowWord.fd] = -1;
     u.words[at + UdpWord.listener] = 0;
+    u.words[at + UdpWord.scope] = scopeHere(u.context, flow);
     u.words[at + UdpWord.hint] = 1;
     u.words[at + UdpWord.size] = ETHERNET_PAYLOAD;
     if (listener !== undefined) {

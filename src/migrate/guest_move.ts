@@ -21,11 +21,17 @@ export interface DeviceFacts {
 }
 
 const NONE = new Uint8Array(16);
+/** RFC 791. */
+const SMALLEST_MTU = 68;
 
 export class GuestMove implements Movable {
   /** What changes repair mode now; may be another one with each migration. */
   repair: RepairSwitch | undefined;
   #frozen = false;
+  /** All but TCP takes no packets. */
+  #deaf = false;
+  /** The link's MTU before a guest came with another. */
+  #ownMtu: number | undefined;
   #rehearsed = false;
   /** The guest came from elsewhere and has not run here yet. */
   #arrived = false;
@@ -39,12 +45,10 @@ export class GuestMove implements Movable {
   freeze(): number {
     const { path, forwarder } = this;
     if (path.tcp.movable > 0 && !this.#canRepair("moved")) return Errno.EPERM;
+    this.#frozen = this.#deaf = true;
     forwarder.hold();
     setDeaf(path, true);
-    this.#frozen = true;
-    const number = path.tcp.freeze(this.repair);
-    if (number !== 0) this.#release();
-    return number;
+    return path.tcp.freeze(this.repair);
   }
 
   #canRepair(what: string): boolean {
@@ -89,6 +93,7 @@ export class GuestMove implements Movable {
     if (state.tcp.length > 0 && !this.#canRepair("taken over")) return Errno.EPERM;
     const { path, forwarder } = this;
     path.dropAll(); // what an earlier guest left
+    forwarder.dropAdopted();
     this.#frozen = true;
     this.#takeDevice(state.device);
     forwarder.adopt(state.rules);
@@ -110,7 +115,10 @@ export class GuestMove implements Movable {
     if (!isUnspecified(device.address4)) guest.address4.set(device.address4);
     if (!isUnspecified(device.address6)) guest.address6.set(device.address6);
     guest.linkLocal6.set(device.linkLocal6);
-    if (device.mtu !== 0) this.path.mtu = device.mtu;
+    if (device.mtu >= SMALLEST_MTU) {
+      this.#ownMtu ??= this.path.mtu;
+      this.path.mtu = device.mtu;
+    }
     compareLease("IPv4", device.lease4, config.ip4?.address);
     compareLease("IPv6", device.lease6, config.ip6?.address);
   }
@@ -151,10 +159,11 @@ export class GuestMove implements Movable {
   thaw(): number {
     if (!this.#frozen) return 0;
     const number = this.path.tcp.thaw(this.repair);
-    if (number !== 0) return number;
+    // All else needs no rights: it does not wait for those who have them.
     if (this.#arrived) this.#announce();
     this.#release();
-    return 0;
+    this.#frozen = number !== 0;
+    return number;
   }
 
   #announce(): void {
@@ -167,21 +176,33 @@ export class GuestMove implements Movable {
 
   /** All but TCP takes packets again. */
   #release(): void {
-    this.#frozen = this.#arrived = false;
+    this.#arrived = false;
+    if (!this.#deaf) return;
+    this.#deaf = false;
     setDeaf(this.path, false);
     this.forwarder.unhold();
   }
 
   discard(): void {
     if (!this.#frozen) return;
+    this.#frozen = false;
     this.path.tcp.discard();
     this.path.dropAll();
     this.#release();
+    this.forwarder.dropAdopted();
   }
 
   reset(): void {
+    this.#frozen = false;
     this.path.tcp.resetFrozen();
     this.#release();
+  }
+
+  /** The guest is gone, and its flows are: so is what else it brought along. */
+  forget(): void {
+    this.forwarder.dropAdopted();
+    this.path.mtu = this.#ownMtu ?? this.path.mtu;
+    this.#ownMtu = undefined;
   }
 }
 

@@ -4,8 +4,8 @@ import type { MovedState } from "../wire/state/model.ts";
 /** Functions return 0, or the number of the error that is told to the frontend. */
 export interface Movable {
   /**
-   * Source: holds everything still, so that it can be saved; refused without a change
-   * where connections cannot be moved.
+   * Source: holds everything still, so that it can be saved; may be so already. On an
+   * error {@link thaw} undoes what was done.
    */
   freeze(): number;
   /** Source: what is to be moved, while it is frozen. */
@@ -17,7 +17,7 @@ export interface Movable {
   restore(state: MovedState): number;
   /**
    * What is frozen goes on, here: at the target, or at the source if the guest stays. On
-   * an error all stays frozen, and it can be tried again.
+   * an error some of it stays frozen, and it can be tried again.
    */
   thaw(): number;
   /** Ends what is frozen without a word to anybody: it goes on elsewhere. */
