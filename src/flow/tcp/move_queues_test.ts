@@ -11,9 +11,10 @@ import {
   TCP_KEEPIDLE,
   TCP_KEEPINTVL,
 } from "../../../ffi/socket.ts";
-import { RepairQueue } from "../../../ffi/tcp_repair.ts";
+import { RepairQueue, selectQueue } from "../../../ffi/tcp_repair.ts";
 import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
-import { move, save } from "../../../tests/support/tcp_move.ts";
+import type { HostTcp } from "../../../tests/support/host_tcp.ts";
+import { move, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
@@ -205,3 +206,63 @@ inWorlds("ten moves there and back", (source, target) => {
   }
   guest.finish(host);
 });
+
+/** Sent and unsent data of a connection whose peer acknowledges nothing for now. */
+function stalled(source: TcpWorld): {
+  guest: ScriptedGuest;
+  host: HostTcp;
+  taken: number;
+  data: Uint8Array;
+} {
+  const listener = source.listen(undefined, 4_000_000);
+  const { guest, host } = source.connect({ listener, scale: 7 });
+  const data = pattern(3_000_000);
+  let at = 0;
+  for (let round = 0; round < 20; round++) { // until the window is large
+    const taken = fill(source, guest, data.subarray(0, at + 100_000), at);
+    readAll(source, host, taken - at);
+    at = taken;
+  }
+  deafen(host.fd);
+  return { guest, host, data, taken: fill(source, guest, data, at) };
+}
+
+for (const sendsOn of [true, false]) {
+  const what = sendsOn ? "sends on, as passt's" : "was still, as vuelo's";
+  inWorlds(`the socket of a source that ${what}`, (source, target) => {
+    const { guest, host, taken, data } = stalled(source);
+    const fd = source.path.table.fd(source.flowOf(guest));
+    const got: Uint8Array[] = [];
+    const read = (world: TcpWorld, until: () => boolean) =>
+      world.until("data", () => {
+        const more = host.receive();
+        if (more instanceof Uint8Array && more.length > 0) got.push(more);
+        return until();
+      });
+    const moved = save(source);
+    assertEquals(moved.records[0].lost, "");
+    assert(moved.records[0].notSent > 100_000, `${moved.records[0].notSent}`);
+    if (sendsOn) {
+      selectQueue(fd, RepairQueue.receive);
+      for (const socket of [fd, host.fd]) undeafen(socket);
+      read(source, () => queueLength(fd, SIOCOUTQ) === 0);
+    }
+    source.path.tcp.discard();
+    restore(target, { ...moved, records: [{ ...moved.records[0], sendsOn }] });
+    if (!sendsOn) undeafen(host.fd);
+    target.adopt(guest);
+    assertEquals(target.path.tcp.thaw(plain), 0);
+    const now = target.path.table.fd(target.flowOf(guest));
+    read(target, () => {
+      const ack = guest.last!.ack - guest.isn - 1 | 0;
+      return ack === taken && queueLength(now, SIOCOUTQ) === 0;
+    });
+    const rest = got.reduce((sum, part) => sum + part.length, 0);
+    let at = taken - rest;
+    for (const part of got) {
+      assert(part.every((byte, i) => byte === data[at + i]), `data differs at ${at}`);
+      at += part.length;
+    }
+    guest.finish(host);
+  });
+}

@@ -77,6 +77,8 @@ const LARGEST_SCALE = 14;
 /** TCP_MIN_MSS of the kernel, and the largest there can be. */
 const SMALLEST_MSS = 88;
 const LARGEST_MSS = 65535;
+/** Of an interface (IFNAMSIZ less its zero byte). */
+const LONGEST_NAME = 15;
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
 /** What a socket of flow is set up for anew. */
 const ANEW = TcpFlow.watching | TcpFlow.grown;
@@ -273,8 +275,10 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
   t.words[at + TcpWord.scope] = scope;
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-  if (record.device !== "" && bindToDevice(fd, record.device) === -1) {
-    return `interface ${record.device}: ${errnoName(errno())}`;
+  const { device } = record;
+  if (device.length > LONGEST_NAME) return "its interface has no proper name";
+  if (device !== "" && bindToDevice(fd, device) === -1) {
+    return `interface ${device}: ${errnoName(errno())}`;
   }
   if (
     isUnspecified(bytes, our) || bindSocket(fd, bytes, our, ports >>> 16, scope) === -1
@@ -296,7 +300,7 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
   if (connectSocket(fd, bytes, endpoint, ports & 0xffff, scope) === -1) {
     return `connect: ${errnoName(errno())}`;
   }
-  return fill(t, flow, fd, record, peerFin);
+  return fill(t, flow, fd, record);
 }
 
 /** Index of this host's interface towards a link-local peer. */
@@ -338,7 +342,6 @@ function fill(
   flow: number,
   fd: number,
   record: MovedTcp,
-  peerFin: boolean,
 ): string {
   const { receiveQueue, sendQueue, sndWnd } = record;
   const received = push(fd, receiveQueue);
@@ -357,16 +360,18 @@ function fill(
     return `TCP_REPAIR_WINDOW: ${errnoName(errno())}`;
   }
   refreshMss(fd);
-  const sent = sendQueue.subarray(0, sendQueue.length - record.notSent);
-  if (sent.length > 0) {
+  const sent = sendQueue.length - record.notSent;
+  const most = record.sendsOn === true ? sendQueue.length : sent;
+  let taken = 0;
+  if (most > 0) {
     selectQueue(fd, RepairQueue.send);
-    const taken = push(fd, sent);
-    if (taken < sent.length) {
-      return `${taken} of ${sent.length} sent bytes fit: ${errnoName(errno())} ` +
-        "(net.core.wmem_max)";
-    }
+    taken = push(fd, sendQueue.subarray(0, most));
   }
-  keepForThaw(t, flow, fd, record, peerFin);
+  if (taken < sent) {
+    return `${taken} of ${sent} sent bytes fit: ${errnoName(errno())} ` +
+      "(net.core.wmem_max)";
+  }
+  keepForThaw(t, flow, fd, record, taken);
   return "";
 }
 
@@ -382,19 +387,22 @@ function push(fd: number, bytes: Uint8Array): number {
   return done;
 }
 
-/** What only thaw.ts can do: unsent bytes, our FIN; and what the peer's FIN means. */
+/**
+ * What only thaw.ts can do: our FIN, and bytes after the `taken` that are as good as sent;
+ * and what the peer's FIN means.
+ */
 function keepForThaw(
   t: TcpShared,
   flow: number,
   fd: number,
   record: MovedTcp,
-  peerFin: boolean,
+  taken: number,
 ): void {
-  const { sendQueue, notSent, state } = record;
+  const { sendQueue, state } = record;
   const fin = state === KernelState.finWait1 || state === KernelState.finWait2 ||
     state === KernelState.lastAck || state === KernelState.closing;
-  if (notSent > 0 || fin) {
-    const rest = sendQueue.subarray(sendQueue.length - notSent);
+  if (taken < sendQueue.length || fin) {
+    const rest = sendQueue.subarray(taken);
     t.hold(flow, { bytes: rest as Uint8Array<ArrayBuffer>, fin });
   }
   if (record.keepIdle > 0) {
@@ -403,7 +411,7 @@ function keepForThaw(
     setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, record.keepInterval);
     if (record.keepCount > 0) setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, record.keepCount);
   }
-  if (!peerFin) return;
+  if (!hasPeerFin(state)) return;
   shutdownSocket(fd, SHUT_RD);
   // After our FIN the kernel waits for one that came long ago.
   setOption(fd, IPPROTO_TCP, TCP_LINGER2, 1);

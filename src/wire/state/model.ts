@@ -70,6 +70,11 @@ export interface MovedTcp {
   readonly receiveSequence: number;
   /** Bytes at the end of {@link sendQueue} that never were on the wire. */
   readonly notSent: number;
+  /**
+   * The source did not keep the kernel from sending them afterwards, as passt does not:
+   * the peer may have some, and its acknowledgements of them must not look wrong.
+   */
+  readonly sendsOn?: boolean;
   /** TCP_MAXSEG as read in repair mode (the clamp). */
   readonly mss: number;
   /** TCP_TIMESTAMP, 0 if timestamps are off. */

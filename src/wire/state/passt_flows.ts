@@ -202,7 +202,7 @@ function toRecord(
   if ((socket.options & WRITTEN_BY_VUELO) === WRITTEN_BY_VUELO) {
     return fromVuelo(record, socket, entries);
   }
-  return fromPasstSocket(record, socket, entries, guestFin);
+  return fromPasstSocket({ ...record, sendsOn: true }, socket, entries, guestFin);
 }
 
 /** What needs no correction; zeros if there is no socket record. */

@@ -102,6 +102,7 @@ Deno.test("a stream of passt: device, entry and socket", () => {
       gapEnd: 0x3ef,
       recover: 0x6b86b283,
       receiveQueue: text("unacked-data"),
+      sendsOn: true,
     }),
   );
 });
@@ -114,7 +115,9 @@ Deno.test("the same stream, written by vuelo", () => {
   // Send buffer, "stalled", a duplicate acknowledgement that never was, vuelo's mark.
   assertEquals(differs, [147, 148, 149, 225]);
   assertEquals([written[148], written[225]], [0x10, 0xa7]);
-  assertEquals(read(written), read(CAPTURED));
+  const captured = read(CAPTURED);
+  const tcp = captured.tcp.map(({ sendsOn: _, ...record }) => record);
+  assertEquals(read(written), { ...captured, tcp });
 });
 
 Deno.test("versions of passt's stream", () => {
