@@ -77,12 +77,13 @@ async function cancel(migration: Migration): Promise<MigrationResult> {
 
 async function killTarget(migration: Migration, relay: Relay): Promise<MigrationResult> {
   await migration.killTarget();
-  relay.cut();
-  return await migration.fail();
+  return await cut(migration, relay);
 }
 
 async function cut(migration: Migration, relay: Relay): Promise<MigrationResult> {
   relay.cut();
+  // In that state the source notices nothing before it is told to go on.
+  if (migration.source.last === "pre-switchover") await migration.goOn();
   return await migration.fail();
 }
 

@@ -46,6 +46,11 @@ export class MonitorEvents {
     this.#stop = guest.monitor.listen((event) => this.#take(event));
   }
 
+  /** The latest event. */
+  get last(): string | undefined {
+    return this.names.at(-1);
+  }
+
   /** Calls `action` as soon as the event `name` comes. */
   on(name: string, action: () => void): void {
     this.#waiting.set(name, [...(this.#waiting.get(name) ?? []), action]);

@@ -1,6 +1,4 @@
 /** Stands between two QEMUs and looks at, holds, cuts or damages what the source sends. */
-import { until } from "./lab_process.ts";
-
 const CHUNK = 1 << 18;
 /** Both forms of the magic number with which a back-end's state begins. */
 const MAGICS = ["b0d1b10b1b1dbbb1", "b1bb1d1b0bb1d1b0"];
@@ -15,7 +13,6 @@ export class Relay {
   #source: Deno.UnixConn | undefined;
   #target: Deno.UnixConn | undefined;
   #held: Uint8Array[] | undefined;
-  #keepHeld = false;
   #ended = false;
   #done: Promise<unknown> = Promise.resolve();
 
@@ -51,15 +48,11 @@ export class Relay {
     this.#held = [data];
   }
 
-  /** Leaves the target alone, so that the source may end without the target noticing. */
-  keepTarget(): void {
-    this.#keepHeld = true;
-  }
-
   /** Closes both sides. */
   cut(): void {
     this.#held = undefined;
-    for (const connection of [this.#source, this.#target]) close(connection);
+    hangUp(this.#source);
+    hangUp(this.#target);
   }
 
   /** Ends it all. */
@@ -91,7 +84,7 @@ export class Relay {
       // Killed, or cut by us.
     }
     this.#ended = true;
-    if (this.#held === undefined && !this.#keepHeld) close(this.#target);
+    if (this.#held === undefined) hangUp(this.#target);
   }
 
   async #back(): Promise<void> {
@@ -105,7 +98,7 @@ export class Relay {
     } catch {
       // As above.
     }
-    close(this.#source);
+    hangUp(this.#source);
   }
 
   async #write(data: Uint8Array): Promise<void> {
@@ -124,14 +117,14 @@ export function stateOffset(stream: Uint8Array): number {
   return -1;
 }
 
-/** Waits until the relay has seen more than it had at `bytes`. */
-export async function moreThan(relay: Relay, bytes: number): Promise<void> {
-  await until("the source sends", () => relay.bytes > bytes);
-}
-
 async function writeAll(connection: Deno.UnixConn, data: Uint8Array): Promise<void> {
   let done = 0;
   while (done < data.length) done += await connection.write(data.subarray(done));
+}
+
+/** Closes a connection. A read under way would keep it open beyond close() alone. */
+function hangUp(connection: Deno.UnixConn | undefined): void {
+  connection?.closeWrite().catch(() => {}).finally(() => close(connection));
 }
 
 function close(resource: { close(): void } | undefined): void {
