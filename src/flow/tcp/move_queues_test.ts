@@ -14,7 +14,7 @@ import {
 import { RepairQueue, selectQueue } from "../../../ffi/tcp_repair.ts";
 import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
 import type { HostTcp } from "../../../tests/support/host_tcp.ts";
-import { move, restore, save } from "../../../tests/support/tcp_move.ts";
+import { leave, move, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
@@ -247,7 +247,7 @@ for (const sendsOn of [true, false]) {
       for (const socket of [fd, host.fd]) undeafen(socket);
       read(source, () => queueLength(fd, SIOCOUTQ) === 0);
     }
-    source.path.tcp.discard();
+    leave(source);
     restore(target, { ...moved, records: [{ ...moved.records[0], sendsOn }] });
     if (!sendsOn) undeafen(host.fd);
     target.adopt(guest);

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
 import { readInfo } from "../../../ffi/tcp_repair.ts";
 import type { HostTcp } from "../../../tests/support/host_tcp.ts";
-import { move, restore, save } from "../../../tests/support/tcp_move.ts";
+import { leave, move, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
@@ -122,7 +122,7 @@ for (const six of [false, true]) {
 inWorlds("every combination of options is restored (D7)", (source, target) => {
   const { guest, host } = source.connect();
   const { entries, records: [record] } = save(source);
-  source.path.tcp.discard();
+  leave(source);
   for (let options = 0; options < 8; options++) {
     restore(target, { entries, records: [{ ...record, options }] });
     const fd = target.path.table.fd(target.flowOf(guest));
@@ -330,7 +330,7 @@ inWorlds("data moves with urgent data, or without SO_PEEK_OFF", (source, target)
 inWorlds("sequence numbers wrap in a queue that moves", (source, target) => {
   const { guest, host } = source.connect();
   const { entries, records: [record] } = save(source);
-  source.path.tcp.discard();
+  leave(source);
   const receiveQueue = new Uint8Array(pattern(5000));
   const sendQueue = new Uint8Array(pattern(7000));
   // All that concerns the peer in numbers that wrap within the queues.

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { Errno } from "../../../ffi/errno.ts";
 import { getOption, SO_REUSEADDR, SOL_SOCKET } from "../../../ffi/socket.ts";
 import { HostTcp, LOOPBACK4 } from "../../../tests/support/host_tcp.ts";
-import { move, repair, restore, save } from "../../../tests/support/tcp_move.ts";
+import { leave, move, repair, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
   pattern,
   type ScriptedGuest,
@@ -89,7 +89,7 @@ inWorlds(
     source.until("data", () => guest.received.length === 1000);
     const moved = save(source);
     host.send(pattern(3000, 1000));
-    source.path.tcp.discard();
+    leave(source);
     restore(target, moved);
     host.send(pattern(6000, 4000));
     target.adopt(guest);
@@ -107,11 +107,11 @@ inWorlds(
     // The source's sockets have left their addresses here, as on another host.
     const { guest, host } = source.connect();
     const moved = save(source);
-    source.path.tcp.discard();
+    leave(source);
     restore(target, moved);
     host.send(pattern(500));
     target.advance(3000);
-    target.path.tcp.discard();
+    leave(target);
     assertEquals([target.flows, host.error], [0, 0]);
     restore(source, moved);
     assertEquals(source.path.tcp.thaw(repair), 0);
@@ -135,7 +135,7 @@ inWorlds("repair mode that cannot be had changes nothing", (source) => {
 inWorlds("thawing is tried again when there is a helper again", (source, target) => {
   const both = [source.connect(), source.connect()];
   const moved = save(source);
-  source.path.tcp.discard();
+  leave(source);
   restore(target, moved);
   for (const { guest } of both) target.adopt(guest);
   assertEquals(target.path.tcp.thaw(undefined), Errno.EPERM);
@@ -188,7 +188,7 @@ inWorlds("a connection whose address is missing is reset, the others are not", (
   const [lost, kept] = [source.connect(), source.connect()];
   source.settle();
   const moved = save(source);
-  source.path.tcp.discard();
+  leave(source);
   const at = moved.entries[FlowWord.guestPorts] & 0xffff;
   const which = at === lost.guest.fromPort ? 0 : 1;
   // Of the range that RFC 5737 keeps for examples: 198.51.100.1.
