@@ -1,6 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { Errno } from "../../../ffi/errno.ts";
 import { getOption, SO_REUSEADDR, SOL_SOCKET } from "../../../ffi/socket.ts";
+import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
+import { synOptions } from "../../../tests/support/tcp_segment.ts";
 import { HostTcp, LOOPBACK4 } from "../../../tests/support/host_tcp.ts";
 import { leave, move, repair, restore, save } from "../../../tests/support/tcp_move.ts";
 import {
@@ -168,7 +170,26 @@ inWorlds("a guest that is gone leaves frozen connections silent", (source) => {
 });
 
 inWorlds(
-  "connections under way: accepted ones move, others start again",
+  "a connection whose peer has not answered is opened anew at the target",
+  (source, target) => {
+    const listener = source.listen();
+    deafen(listener.fd);
+    const guest = source.guest(listener.port);
+    guest.in("S", { options: synOptions(1460, 0) });
+    assertEquals([source.flows, source.path.tcp.movable], [1, 0]);
+    assertEquals(move(source, target, [guest]).records, []);
+    assertEquals(source.flows, 0);
+    undeafen(listener.fd);
+    guest.next = 0;
+    guest.in("S", { options: synOptions(1460, 0) });
+    target.until("SYN and ACK", () => guest.peerIsn !== undefined);
+    guest.in("A");
+    useAndFinish(target, guest, target.keep(listener.accept()));
+  },
+);
+
+inWorlds(
+  "a connection that the guest has not answered yet moves",
   (source, target) => {
     const listener = source.forward(80);
     const host = source.keep(HostTcp.connect(LOOPBACK4, listener.port));
