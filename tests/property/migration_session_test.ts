@@ -6,7 +6,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { ForwardRule } from "../../src/config.ts";
 import { join } from "../../src/migrate/collect.ts";
-import { encodeVuelo } from "../../src/wire/state/decode.ts";
+import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
 import { ip } from "../support/flow_config.ts";
 import { openDescriptors } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
@@ -20,22 +20,18 @@ const GUEST = ip("192.0.2.10");
 const OUT = { from: GUEST, to: ip("192.0.2.1") };
 const RUNS = 150;
 
-function rules(): { forwards: ForwardRule[]; port: number } {
+/** A TCP and a UDP port of the host that nobody has, forwarded. */
+function freeRules(): ForwardRule[] {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
   listener.close();
-  const rule = {
-    address: LOOPBACK4,
-    first: port,
-    last: port,
-    guestFirst: 80,
-    weak: true,
-  };
-  const forwards: ForwardRule[] = [
-    { ...rule, protocol: "tcp" },
-    { ...rule, protocol: "udp" },
+  const socket = new HostUdp(LOOPBACK4);
+  socket.close();
+  const rule = { address: LOOPBACK4, guestFirst: 80, weak: false };
+  return [
+    { ...rule, protocol: "tcp", first: port, last: port },
+    { ...rule, protocol: "udp", first: socket.port, last: socket.port },
   ];
-  return { forwards, port };
 }
 
 /** The world that steps take place in. */
@@ -43,16 +39,14 @@ class Scene {
   readonly before = openDescriptors();
   readonly udp = new HostUdp(LOOPBACK4);
   readonly peers: HostTcp[] = [];
-  readonly port: number;
+  readonly #rules = freeRules();
   readonly host: MovingHost;
   /** Streams to load: one of another guest, and what was last saved here. */
   readonly #other = join(encodeVuelo({ ...sampleState(), rules: [] }));
   #next = 4000;
 
   constructor() {
-    const { forwards, port } = rules();
-    this.port = port;
-    this.host = new MovingHost({ forwards });
+    this.host = new MovingHost({ forwards: this.#rules });
     this.host.device.path.guest.address4.set(GUEST);
   }
 
@@ -66,10 +60,10 @@ class Scene {
     this.host.driver.send(udpPacket(OUT, this.#next, this.udp.port, pattern(3)));
   }
   peerConnects(): void {
-    this.peers.push(HostTcp.connect(LOOPBACK4, this.port));
+    this.peers.push(HostTcp.connect(LOOPBACK4, this.#rules[0].first));
   }
   peerSends(): void {
-    this.udp.send(pattern(4), LOOPBACK4, this.port);
+    this.udp.send(pattern(4), LOOPBACK4, this.#rules[1].first);
   }
 
   /** The next guest is served: its datagrams go out, its ports are open. */
@@ -153,8 +147,10 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
     weight: 4,
     arbitrary: step("stop, save all", ({ host }) => {
       host.run(false);
-      host.begin(true);
+      if (!host.begin(true)) return;
       host.transfer();
+      // What was saved can be read.
+      if (host.check() === 0) decode(Uint8Array.from(host.stream));
     }),
   },
   {
