@@ -14,10 +14,15 @@ export interface Isolated {
 
 /**
  * Has `argv` run as root of new user, network and mount namespaces, with a /run of its
- * own. They have no network but what `argv` makes.
+ * own. They have no network but loopback and what `argv` makes.
  */
-export function isolated(argv: readonly string[]): Isolated {
-  const script = 'mount -t tmpfs tmpfs /run && exec "$@"';
+export async function isolated(argv: readonly string[]): Promise<Isolated> {
+  const ip = await program("ip");
+  const quoted = [ip.path, ...ip.args].map((word) =>
+    `'${word.replaceAll("'", "'\\''")}'`
+  );
+  const loopback = `${quoted.join(" ")} link set lo up`;
+  const script = `mount -t tmpfs tmpfs /run && ${loopback} && exec "$@"`;
   return {
     argv: ["unshare", "-Urnm", "--", "sh", "-c", script, "sh", ...argv],
     env: { [MARK]: "1" },
@@ -40,7 +45,8 @@ async function attempt(
 
 async function tryIsolated(): Promise<{ success: boolean; said: string }> {
   const ip = await program("ip");
-  return await attempt(isolated([ip.path, ...ip.args, "netns", "add", "probe"]).argv);
+  const probe = await isolated([ip.path, ...ip.args, "netns", "add", "probe"]);
+  return await attempt(probe.argv);
 }
 
 /**
@@ -81,7 +87,7 @@ export async function reenter(
   script: string,
   scriptArgs: readonly string[],
 ): Promise<number> {
-  const { argv, env } = isolated([
+  const { argv, env } = await isolated([
     Deno.execPath(),
     "run",
     "--allow-all",
