@@ -80,6 +80,8 @@ export class Forwarder {
   #adopted: ForwardRule[] = [];
   #firstAdopted = Infinity;
   #receiving = false;
+  /** Sockets take nothing: see {@link hold}. */
+  #held = false;
   /** Sockets not watched until {@link #restEnds}, for want of descriptors. */
   readonly #resting: number[] = [];
   #restEnds = Infinity;
@@ -148,6 +150,7 @@ export class Forwarder {
   resume(): void {
     if (this.#receiving) return;
     this.#receiving = true;
+    this.unhold();
     try {
       this.#watch();
     } catch (error) {
@@ -314,8 +317,10 @@ export class Forwarder {
   /**
    * The guest is leaving: no socket takes, refuses or loses anything from now on, clients
    * ask again and meet the guest where it then is. What was taken before is handed on.
+   * This ends with {@link unhold}, or when a guest receives here.
    */
   hold(): void {
+    this.#held = true;
     for (const { fd } of this.#listening) deafen(fd);
     for (const { kind, fd, guestPort, guestAddress } of this.#listening) {
       if (kind !== EventKind.tcpListener) continue;
@@ -329,6 +334,8 @@ export class Forwarder {
 
   /** Undoes {@link hold}. */
   unhold(): void {
+    if (!this.#held) return;
+    this.#held = false;
     for (const { fd } of this.#listening) undeafen(fd);
   }
 

@@ -1,4 +1,5 @@
 /** Streams of either format on one side, what moves on the other. */
+import { Errno } from "../../ffi/errno.ts";
 import type { StateFormat } from "../config.ts";
 import {
   decode,
@@ -61,11 +62,17 @@ export function formatState(
   };
 }
 
-/** Judges what has come so far; undefined if nothing is wrong with it. */
-export function judgeStart(bytes: Uint8Array): Unreadable | undefined {
+/**
+ * Judges what has come so far; undefined if nothing is wrong with it.
+ *
+ * @param most bytes that the whole stream may have
+ */
+export function judgeStart(bytes: Uint8Array, most: number): Unreadable | undefined {
   try {
-    neededBytes(bytes);
-    return undefined;
+    const needed = neededBytes(bytes);
+    if (needed <= most) return undefined;
+    const problem = `the stream is to have ${needed} bytes, expected ${most} at most`;
+    return { number: Errno.EFBIG, problem };
   } catch (error) {
     return refusal(error);
   }

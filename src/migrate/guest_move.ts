@@ -23,6 +23,8 @@ export interface DeviceFacts {
 const NONE = new Uint8Array(16);
 /** RFC 791. */
 const SMALLEST_MTU = 68;
+/** Flows of a kind that were not taken over and have a line of their own. */
+const REFUSED_NAMED = 20;
 
 export class GuestMove implements Movable {
   /** What changes repair mode now; may be another one with each migration. */
@@ -67,7 +69,11 @@ export class GuestMove implements Movable {
   rehearse(): void {
     if (this.#rehearsed || this.#frozen || this.repair?.available !== true) return;
     this.#rehearsed = true;
-    rehearse(this.path, this.repair, this.#device());
+    try {
+      rehearse(this.path, this.repair, this.#device());
+    } catch (error) {
+      log.warn(`a move could not be rehearsed: ${error}`);
+    }
   }
 
   #device(): MovedDevice {
@@ -126,23 +132,21 @@ export class GuestMove implements Movable {
   #adoptDatagrams(moved: readonly MovedDatagramFlow[], flows: Int32Array): void {
     const { path } = this;
     const { table } = path;
-    const { words } = table;
+    let refused = 0;
     for (const { flow: index, idle } of moved) {
       const flow = flows[index];
       if (flow < 0) continue;
-      const kind = table.kind(flow);
-      const number = kind === FlowKind.udp
+      const udp = table.kind(flow) === FlowKind.udp;
+      const number = udp
         ? path.udp.adopt(flow, idle, this.#listenerOf(flow))
         : path.ping.adopt(flow, idle);
-      if (number !== 0) {
-        const port = words[flow * FLOW_WORDS + FlowWord.guestPorts] & 0xffff;
-        log.info(
-          `a ${
-            kind === FlowKind.udp ? "UDP" : "ping"
-          } flow of the guest's port ${port} ` +
-            `was not taken over: ${errnoName(number)}`,
-        );
-      }
+      if (number === 0 || ++refused > REFUSED_NAMED) continue;
+      const port = table.words[flow * FLOW_WORDS + FlowWord.guestPorts] & 0xffff;
+      const what = `${udp ? "UDP" : "ping"} flow of the guest's port ${port}`;
+      log.info(`a ${what} was not taken over: ${errnoName(number)}`);
+    }
+    if (refused > REFUSED_NAMED) {
+      log.info(`${refused - REFUSED_NAMED} more flows were not taken over`);
     }
   }
 
@@ -185,10 +189,10 @@ export class GuestMove implements Movable {
 
   discard(): void {
     if (!this.#frozen) return;
-    this.#frozen = false;
+    // Forwarded ports stay deaf: who asks here for a guest that left shall ask again.
+    this.#frozen = this.#deaf = this.#arrived = false;
     this.path.tcp.discard();
     this.path.dropAll();
-    this.#release();
     this.forwarder.dropAdopted();
   }
 

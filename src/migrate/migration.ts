@@ -10,7 +10,14 @@
  * the frontend goes before the guest ran.
  */
 import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
-import { close, type Epoll, EPOLLIN, EPOLLOUT, isPollable } from "../../ffi/event.ts";
+import {
+  close,
+  type Epoll,
+  EPOLLERR,
+  EPOLLIN,
+  EPOLLOUT,
+  isPollable,
+} from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import {
   awaitReady,
@@ -26,7 +33,7 @@ import type { SessionLog, TransferAnswer } from "../vhost_user/backend.ts";
 import { HEADER_SIZE } from "../wire/state/header.ts";
 import { formatState, judgeStart, type ParsedState, parseState } from "./codec.ts";
 import type { Movable } from "./movable.ts";
-import { StateReceiver } from "./receiver.ts";
+import { MAX_STREAM, StateReceiver } from "./receiver.ts";
 import { AGAIN, DONE, StateSender } from "./sender.ts";
 import { findVersion, newestVersion, type Stage } from "./versions.ts";
 import { Stopwatch, summarize } from "./summary.ts";
@@ -38,6 +45,8 @@ const REST_MS = 10_000;
 /** What is frozen for want of a repair helper is given up after so long. */
 const THAW_LIMIT_MS = 60_000;
 const PROGRESS_MS = 1000;
+/** A stream's header and its table of sections, by which it is refused early. */
+const JUDGED = HEADER_SIZE + 4096;
 
 const REFUSED: TransferAnswer = { accepted: false };
 const NONE = -1;
@@ -170,7 +179,9 @@ export class Migration {
     if (number !== this.#number) return;
     try {
       if (this.#phase === Phase.saving) {
-        if ((events & EPOLLOUT) === 0) this.#fail(Errno.EIO, "the frontend hung up");
+        // A pipe that nobody reads any more can be written to, as epoll has it.
+        const open = (events & EPOLLOUT) !== 0 && (events & EPOLLERR) === 0;
+        if (!open) this.#fail(Errno.EIO, "the frontend hung up");
         else this.#save();
       } else if (this.#phase === Phase.loading) {
         const nothing = (events & EPOLLIN) === 0 && this.#receiver!.received === 0;
@@ -216,7 +227,7 @@ export class Migration {
     const receiver = this.#receiver!;
     const outcome = receiver.pull();
     if (outcome === AGAIN) {
-      const wrong = judgeStart(receiver.start(HEADER_SIZE));
+      const wrong = judgeStart(receiver.start(JUDGED), MAX_STREAM);
       if (wrong !== undefined) return this.#fail(wrong.number, wrong.problem);
       return this.#progress(receiver.received, 0);
     }

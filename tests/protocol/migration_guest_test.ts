@@ -1,6 +1,7 @@
 /** What a guest brings along and leaves behind: flows, ports and numbers of its stream. */
 import { assert, assertEquals } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
+import { awaitReady, POLLIN } from "../../ffi/pipe.ts";
 import { getOption, IPPROTO_TCP } from "../../ffi/socket.ts";
 import type { ForwardRule } from "../../src/config.ts";
 import type { DataPath } from "../../src/flow/datapath.ts";
@@ -202,6 +203,26 @@ for (const end of ["discard", "thaw and forget"] as const) {
     }
   });
 }
+
+hosted("ports of a guest that left are deaf until the next one receives", (host) => {
+  const first = freePorts(1);
+  const rule: ForwardRule = { ...RULE, protocol: "udp", first, last: first };
+  Object.assign(host.world.path.config, { forwards: [rule] });
+  host.forwarder.open();
+  const { fd } = host.forwarder.datagramSocket(first, true)!;
+  const peer = new HostUdp(LOOPBACK);
+  const heard = () => {
+    peer.send(pattern(1), LOOPBACK, first);
+    return awaitReady(fd, POLLIN, 0);
+  };
+  assertEquals(host.move.freeze(), 0);
+  assertEquals(heard(), false);
+  host.move.discard();
+  assertEquals(heard(), false);
+  host.forwarder.resume();
+  assertEquals(heard(), true);
+  peer.close();
+});
 
 hosted("the same rule twice, and another guest's, are one at a time", (host) => {
   const first = freePorts(2);

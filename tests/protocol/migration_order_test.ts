@@ -4,7 +4,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
 import { close, EPOLLHUP } from "../../ffi/event.ts";
 import { memfdCreate } from "../../ffi/memory.ts";
-import { createPipe } from "../../ffi/pipe.ts";
+import { createPipe, writeSome } from "../../ffi/pipe.ts";
 import { withoutDescriptors } from "../support/descriptor_limit.ts";
 import { LOAD, moving, SAVE, saved, STOPPED } from "../support/side_of_move.ts";
 
@@ -43,6 +43,26 @@ moving("a second save that fails leaves what the first one left", (source) => {
   source.migration.ringsRun();
   assertEquals(source.guest.take(), ["thaw"]);
 });
+
+moving("nothing is frozen for a frontend that reads no more", (source) => {
+  source.hangUp(source.begin(SAVE));
+  source.run();
+  assertEquals(source.migration.check(), Errno.EIO);
+  assertEquals(source.guest.take(), ["thaw"]);
+});
+
+moving(
+  "a stream is refused as soon as its table of sections is there",
+  (source, target) => {
+    const bytes = saved(source);
+    bytes[65536 + 30] ^= 1;
+    const fd = target.begin(LOAD);
+    writeSome(fd, bytes);
+    target.run();
+    assertStringIncludes(target.log.lines.join(), "section table");
+    assert(target.migration.check() > 0);
+  },
+);
 
 moving("the guest runs again while it is saved a second time", (source) => {
   saved(source);
