@@ -57,7 +57,10 @@ moving(
     const bytes = saved(source);
     bytes[65536 + 30] ^= 1;
     const fd = target.begin(LOAD);
+    // More than a pipe holds.
     writeSome(fd, bytes);
+    target.run();
+    writeSome(fd, bytes.subarray(65536));
     target.run();
     assertStringIncludes(target.log.lines.join(), "section table");
     assert(target.migration.check() > 0);
