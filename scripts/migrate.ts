@@ -48,9 +48,14 @@ async function main(): Promise<number> {
   const to = choose("to", args.to, from, KINDS);
   const helper = (kind: BackendKind): HelperKind =>
     choose("repair", args.repair, kind === "vuelo" ? "none" : "passt", HELPERS);
+  // vuelo reads either format, and writes its own unless told otherwise.
+  const options = from === to ? [] : ["--migrate-format", "passt"];
+  const host = (kind: BackendKind) => {
+    return { kind, helper: helper(kind), args: kind === "vuelo" ? options : [] };
+  };
   const suite = new Suite({
-    from: { kind: from, helper: helper(from) },
-    to: { kind: to, helper: helper(to) },
+    from: host(from),
+    to: host(to),
     mtu: args.mtu === undefined ? undefined : Number(args.mtu),
   }, args.watch ? (text) => console.log(`  ${text}`) : undefined);
   let failed = 0;

@@ -71,9 +71,13 @@ export class Hypervisor {
     return this.#backend !== undefined && !this.#backend.process.ended;
   }
 
-  /** Whether the back-end closes its sockets as it saves them (passt of May 2025). */
-  get closesSockets(): boolean {
-    return this.options.kind === "passt";
+  /**
+   * Whether what reaches this host while its guest leaves does harm. That of May 2025
+   * closes its sockets as it saves them, so that the kernel resets connections; later ones
+   * leave them open, and the kernel acknowledges data that nobody carries to the target.
+   */
+  get losesLatePackets(): boolean {
+    return this.options.kind !== "vuelo";
   }
 
   /** How many bytes the back-end has written, to files and pipes but not to sockets. */

@@ -70,8 +70,8 @@ export class MigrationNetwork {
   }
 
   /**
-   * What goes to the guest's addresses is lost until the next flip. A back-end that closes
-   * its sockets as soon as it saved them needs that, lest its kernel resets connections.
+   * What goes to the guest's addresses is lost until the next flip, as when the source's
+   * host is gone.
    */
   async swallow(): Promise<void> {
     const lines = FAMILIES.map((family) =>

@@ -16,6 +16,50 @@ export function scenarios(names: readonly string[] = []): readonly Scenario[] {
   });
 }
 
+/** Whether a scenario can be run between these back-ends. */
+function fits(scenario: Scenario, { from, to }: MigrationWorldOptions): boolean {
+  const both = [from, to];
+  if (scenario.needs === "vuelo") return both.every(({ kind }) => kind === "vuelo");
+  if (scenario.needs === "helper") return both.every(({ helper }) => helper !== "none");
+  return true;
+}
+
+/** A test of scenarios, as steps in one world; all that fit unless `names` are given. */
+export function migrations(
+  title: string,
+  options: MigrationWorldOptions,
+  names?: readonly string[],
+): void {
+  Deno.test({
+    name: title,
+    // The world's processes and links outlive a step, and end with the test.
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: async (test) => {
+      const suite = new Suite(options);
+      const rows: string[] = [];
+      try {
+        for (const scenario of scenarios(names)) {
+          if (!fits(scenario, options)) continue;
+          await test.step({
+            name: scenario.name,
+            sanitizeOps: false,
+            sanitizeResources: false,
+            fn: async () => {
+              const outcome = await suite.run(scenario);
+              rows.push(row(outcome));
+              if (outcome.faults.length > 0) throw new Error(outcome.faults.join("\n"));
+            },
+          });
+        }
+      } finally {
+        console.log([title, headline(), ...rows].join("\n"));
+        await suite.close();
+      }
+    },
+  });
+}
+
 /** Runs scenarios one after the other, with a new world after one that broke it. */
 export class Suite {
   #world: MigrationWorld | undefined;

@@ -191,7 +191,7 @@ export class Migration {
     // As an operator would: packets go to the target from when the guest runs there.
     const side = other(world.side);
     this.target.on("RESUME", () => void world.network.flip(side));
-    if (world.source.closesSockets) {
+    if (world.source.losesLatePackets) {
       this.source.on("STOP", () => void world.network.swallow());
     }
   }
@@ -233,9 +233,10 @@ export class Migration {
     await target.backend.process.status;
   }
 
-  /** Kills the source's QEMU and back-end. */
+  /** Kills the source's QEMU and back-end; nothing answers for their host any more. */
   async killSource(): Promise<void> {
-    const { source, guest } = this.world;
+    const { source, guest, network } = this.world;
+    await network.swallow();
     source.backend.process.signal("SIGKILL");
     await guest.stop("SIGKILL");
     await source.backend.process.status;
