@@ -111,6 +111,13 @@ export function raiseDescriptorLimit(): number {
   return Number(limit[0]);
 }
 
+/** How many descriptors this process may have. */
+export function descriptorLimit(): number {
+  const limit = new BigUint64Array(2);
+  checked(sys.getrlimit(RLIMIT_NOFILE, limit), "getrlimit(RLIMIT_NOFILE)");
+  return Number(limit[0]);
+}
+
 /** Makes these descriptors refer to /dev/null. */
 export function replaceByNull(fds: readonly number[]): void {
   const none = checked(sys.open(encoder.encode("/dev/null\0"), O_RDWR_CLOEXEC), "open()");

@@ -250,16 +250,22 @@ export class Forwarder {
   /**
    * Takes over rules that came with a guest: ports that are not open yet are opened, until
    * {@link dropAdopted}. What cannot be had is told in the log.
+   *
+   * @param most ports, for each of which there is a descriptor to spare
    */
-  adopt(rules: readonly ForwardRule[]): void {
+  adopt(rules: readonly ForwardRule[], most: number): void {
     const any = anyAddress(this.#context.config);
     const open = new Set(this.#listening.map(({ rule, port }) => nameOf(rule, port)));
     this.#firstAdopted = Math.min(this.#firstAdopted, this.#listening.length);
-    let left = MAX_ADOPTED;
+    let left = Math.min(most, MAX_ADOPTED);
     for (const rule of rules) {
       left -= rule.last - rule.first + 1;
       if (left < 0) {
-        log.warn("too many forwarded ports came with the guest: some are left out");
+        log.warn(
+          "more forwarded ports came with the guest than there are descriptors for (see " +
+            `ulimit -Hn): ${rule.protocol.toUpperCase()} ${rule.first}-${rule.last} and ` +
+            "later ones are left out",
+        );
         return;
       }
       this.#adoptRule(rule, any, open);

@@ -1,5 +1,5 @@
-/** Descriptors that came with the process, which would keep others waiting. */
-import { isInherited, replaceByNull } from "../../ffi/process.ts";
+/** Descriptors that came with the process, and how many more it may have. */
+import { descriptorLimit, isInherited, replaceByNull } from "../../ffi/process.ts";
 import { close } from "../../ffi/event.ts";
 
 function open(): number[] {
@@ -12,6 +12,15 @@ function target(fd: number): string | undefined {
     return Deno.readLinkSync(`/proc/self/fd/${fd}`);
   } catch {
     return undefined;
+  }
+}
+
+/** How many descriptors can be opened yet. */
+export function freeDescriptors(): number {
+  try {
+    return Math.max(0, descriptorLimit() - open().length);
+  } catch {
+    return 0; // not even one to look
   }
 }
 

@@ -6,6 +6,7 @@ import type { Forwarder } from "../flow/forward.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../flow/table.ts";
 import { UdpWord } from "../flow/udp_layout.ts";
 import { announceAt } from "../host/announce.ts";
+import { freeDescriptors } from "../host/descriptors.ts";
 import { log } from "../log.ts";
 import type { RepairSwitch } from "../repair/switch.ts";
 import { formatAddress, isIPv4, isUnspecified, sameAddress } from "../wire/address.ts";
@@ -23,6 +24,8 @@ export interface DeviceFacts {
 const NONE = new Uint8Array(16);
 /** RFC 791. */
 const SMALLEST_MTU = 68;
+/** Descriptors that are left for other things than flows. */
+const SPARE_DESCRIPTORS = 16;
 /** Flows of a kind that were not taken over and have a line of their own. */
 const REFUSED_NAMED = 20;
 
@@ -98,11 +101,20 @@ export class GuestMove implements Movable {
   restore(state: MovedState): number {
     if (state.tcp.length > 0 && !this.#canRepair("taken over")) return Errno.EPERM;
     const { path, forwarder } = this;
+    const count = state.entries.length / FLOW_WORDS;
+    const spare = freeDescriptors() - SPARE_DESCRIPTORS;
+    if (count > 0 && (count > path.table.capacity || count > spare)) {
+      log.warn(
+        `the guest comes with ${count} flows, expected ${path.table.capacity} at most, ` +
+          `and descriptors for ${spare} sockets are left (see ulimit -Hn)`,
+      );
+      return Errno.EMFILE;
+    }
     path.dropAll(); // what an earlier guest left
     forwarder.dropAdopted();
     this.#frozen = true;
     this.#takeDevice(state.device);
-    forwarder.adopt(state.rules);
+    forwarder.adopt(state.rules, spare - count);
     const flows = takeEntries(path, state.entries);
     const number = path.tcp.restore(state.tcp, flows, this.repair);
     if (number !== 0) {

@@ -243,10 +243,27 @@ hosted("endless rules are not opened for ever", (host) => {
 
 hosted("without descriptors a rule is left out, as a whole", (host) => {
   const first = freePorts(2);
+  const rule = { ...RULE, first, last: first + 1 };
   withoutDescriptors(() => {
-    assertEquals(host.move.restore(withRules({ ...RULE, first, last: first + 1 })), 0);
+    host.forwarder.adopt([rule], 100);
+    assertEquals(host.move.restore(withRules(rule)), 0);
   });
   assertEquals(host.forwarder.rules, []);
+  host.move.discard();
+});
+
+hosted("a guest with more flows than there is room for stays where it is", (host) => {
+  const samples = Array.from({ length: 1025 }, (_, i) =>
+    udp({
+      guest: ["198.51.100.2", "192.0.2.10", (9000 << 16) | 1000 + i],
+    }));
+  const moved = samples.map((_, flow) => ({ flow, idle: 0 }));
+  const state = { ...emptyState(1), entries: entriesOf(samples), udp: moved };
+  assertEquals(host.move.restore(state), Errno.EMFILE);
+  const few = { ...emptyState(1), entries: entriesOf([udp()]), udp: moved.slice(0, 1) };
+  withoutDescriptors(() => assertEquals(host.move.restore(few), Errno.EMFILE));
+  assertEquals(host.flows, 0);
+  assertEquals(host.move.restore(few), 0);
   host.move.discard();
 });
 
@@ -375,7 +392,7 @@ Deno.test("65,535 UDP flows of as many forwarded ports find theirs", () => {
   const host = new Host();
   try {
     const rule: MovedRule = { ...RULE, protocol: "udp", first: 20_000, last: 24_000 };
-    host.forwarder.adopt([{ ...rule, guestFirst: first, weak: true }]);
+    host.forwarder.adopt([{ ...rule, guestFirst: first, weak: true }], 5000);
     for (let i = 0; i < 65535; i++) {
       found.add(host.forwarder.datagramSocket(20_000 + i % 4000, true)?.index);
     }
