@@ -107,9 +107,10 @@ export function admit(context: FlowContext, flow: number, forwarded: boolean): n
   return 0;
 }
 
-/** Index of this host's interface towards a flow's peer, if that is link-local. */
+/** Index of this host's interface towards a flow's peer, if that is in fe80::/10. */
 export function scopeHere({ table, map }: FlowContext, flow: number): number {
-  if (!isLinkLocal(table.bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4)) return 0;
+  const at = flow * FLOW_SIZE + FlowWord.hostEndpoint * 4;
+  if (isIPv4(table.bytes, at) || !isLinkLocal(table.bytes, at)) return 0;
   // Without anything better it is what it was at the source.
   return map.scope !== 0 ? map.scope : table.words[flow * FLOW_WORDS + UdpWord.scope];
 }
