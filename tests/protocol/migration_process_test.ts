@@ -1,0 +1,93 @@
+/** A process that is to end, or whose frontend goes, in each phase of a move. */
+import { assertEquals } from "@std/assert";
+import { close } from "../../ffi/event.ts";
+import { setNonBlocking } from "../../ffi/memory.ts";
+import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
+import { join } from "../../src/migrate/collect.ts";
+import { encodeVuelo } from "../../src/wire/state/decode.ts";
+import { inFolder, vuelo } from "../support/cli.ts";
+import { emptyState } from "../support/fake_movable.ts";
+import { asU64, Frontend, payload, type Reply, u64 } from "../support/frontend.ts";
+import { until } from "../support/lab_process.ts";
+
+const OPTIONS = ["-f", "--one-off", "-a", "192.0.2.5/24", "-g", "192.0.2.1"];
+/** REPLY_ACK, DEVICE_STATE. */
+const PROTOCOL = 2 ** 3 + 2 ** 19;
+const FEATURES = 2 ** 30 + 2 ** 15;
+const PHASES = ["saving", "saved", "loading", "loaded"] as const;
+
+/** A frontend of a process, which answers in its own time. */
+class RemoteFrontend {
+  #end = -1;
+
+  constructor(readonly frontend: Frontend) {}
+
+  async ask(request: number, bytes?: Uint8Array, fds: number[] = []): Promise<number> {
+    this.frontend.send(request, bytes, { needReply: true, fds });
+    let reply: Reply | null = null;
+    await until("a reply", () => (reply = this.frontend.receive()) !== null);
+    return asU64(reply!.payload);
+  }
+
+  async bring(phase: typeof PHASES[number]): Promise<void> {
+    this.frontend.send(16, u64(PROTOCOL));
+    assertEquals(await this.ask(2, u64(FEATURES)), 0);
+    const save = phase.startsWith("sav");
+    const [reading, writing] = createPipe();
+    const [ours, theirs] = save ? [writing, reading] : [reading, writing];
+    this.#end = theirs;
+    setNonBlocking(theirs);
+    const answer = await this.ask(42, payload(["u32", save ? 0 : 1], ["u32", 0]), [ours]);
+    close(ours);
+    assertEquals(answer, 0x100);
+    if (phase === "saved") await this.#readAll();
+    if (phase === "loaded") await this.#writeAll(join(encodeVuelo(emptyState(1))));
+    if (phase.endsWith("ed")) assertEquals(await this.ask(43), 0);
+  }
+
+  async #readAll(): Promise<void> {
+    const buffer = new Uint8Array(1 << 20);
+    await until("the stream's end", () => readSome(this.#end, buffer) === 0);
+  }
+  async #writeAll(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    let at = 0;
+    await until("the stream is taken", () => {
+      at += Math.max(0, writeSome(this.#end, bytes.subarray(at)));
+      return at === bytes.length;
+    });
+    close(this.#end);
+    this.#end = -1;
+  }
+
+  close(): void {
+    this.frontend.close();
+    if (this.#end !== -1) close(this.#end);
+  }
+}
+
+for (const phase of PHASES) {
+  for (const end of ["SIGTERM", "the frontend goes"] as const) {
+    Deno.test(`${end} while a guest's state is ${phase}: the process ends well`, async () => {
+      await inFolder(async (folder) => {
+        const path = `${folder}/socket`;
+        const [program, args] = vuelo([...OPTIONS, "-s", path, "--repair-path", "none"]);
+        const child = new Deno.Command(program, { args, stdin: "null", stderr: "piped" })
+          .spawn();
+        await until("the socket", () => {
+          try {
+            return Deno.lstatSync(path).isSocket === true;
+          } catch {
+            return false;
+          }
+        });
+        const remote = new RemoteFrontend(Frontend.connect(path));
+        await remote.bring(phase);
+        if (end === "SIGTERM") child.kill("SIGTERM");
+        else remote.close();
+        const { code, stderr } = await child.output();
+        assertEquals(code, 0, new TextDecoder().decode(stderr));
+        if (end === "SIGTERM") remote.close();
+      });
+    });
+  }
+}
