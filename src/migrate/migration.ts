@@ -294,6 +294,11 @@ export class Migration {
     else if (this.#phase === Phase.idle) this.#thaw();
   }
 
+  /** No transfer is under way: {@link check} answers at once. */
+  get ended(): boolean {
+    return this.#phase !== Phase.saving && this.#phase !== Phase.loading;
+  }
+
   /** CHECK_DEVICE_STATE: 0 or an error number. */
   check(): number {
     const deadline = performance.now() + REST_MS;

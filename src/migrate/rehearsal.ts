@@ -5,7 +5,8 @@
  * itself are frozen, saved, written, read, restored and thawed a few times, before there
  * is any of a guest.
  */
-import { EPOLLET } from "../../ffi/event.ts";
+import { close, EPOLLET, EPOLLIN, EPOLLOUT } from "../../ffi/event.ts";
+import { createPipe } from "../../ffi/pipe.ts";
 import {
   acceptSocket,
   AF_INET,
@@ -26,13 +27,17 @@ import { TcpState, TcpWord } from "../flow/tcp/layout.ts";
 import { log } from "../log.ts";
 import type { RepairSwitch } from "../repair/switch.ts";
 import { parseAddress } from "../wire/address.ts";
-import { decode, encodeVuelo } from "../wire/state/decode.ts";
-import type { MovedDevice } from "../wire/state/model.ts";
-import { collect, join, takeEntries } from "./collect.ts";
+import { type SessionLog, TransferDirection } from "../vhost_user/backend.ts";
+import type { MovedDevice, MovedState } from "../wire/state/model.ts";
+import { collect, takeEntries } from "./collect.ts";
+import { Migration } from "./migration.ts";
+import type { Movable } from "./movable.ts";
 
 const LOOPBACK = parseAddress("127.0.0.1") as Uint8Array;
 const CONNECTIONS = 32;
-const ROUNDS = 6;
+const ROUNDS = 8;
+/** More than it takes to move the state through the smallest pipe. */
+const TURNS = 100;
 
 /**
  * Rehearses a move of TCP connections; does nothing while there are flows.
@@ -60,20 +65,62 @@ export function rehearse(
   );
 }
 
+/** The connections of a rehearsal, as a migration moves them. */
+class Rehearsed implements Movable {
+  constructor(
+    private readonly path: DataPath,
+    private readonly repair: RepairSwitch,
+    private readonly device: MovedDevice,
+  ) {}
+
+  freeze(): number {
+    return this.path.tcp.freeze(this.repair);
+  }
+  save(): MovedState {
+    return { device: this.device, ...collect(this.path), rules: [] };
+  }
+  restore({ entries, tcp }: MovedState): number {
+    const flows = takeEntries(this.path, entries);
+    return this.path.tcp.restore(tcp, flows, this.repair, { loopback: true });
+  }
+  thaw(): number {
+    return this.path.tcp.thaw(this.repair);
+  }
+  discard(): void {
+    this.path.tcp.discard();
+  }
+  reset(): void {
+    this.discard();
+  }
+}
+
+const SILENT: SessionLog = { warn() {}, info() {}, debug() {} };
+
+/** Moves connections through a pipe; false if that cannot be done. */
 function moveOnce(path: DataPath, repair: RepairSwitch, device: MovedDevice): boolean {
   const peers = connect(path);
-  const options = { loopback: true };
+  const guest = new Rehearsed(path, repair, device);
+  const data = eventData(EventKind.control, 0);
+  const source = new Migration(guest, "vuelo", path.epoll, data, SILENT);
+  const target = new Migration(guest, "vuelo", path.epoll, data, SILENT);
   try {
-    if (peers.length === 0 || path.tcp.freeze(repair) !== 0) return false;
-    const { entries, tcp } = collect(path);
-    const chunks = encodeVuelo({ device, entries, tcp, udp: [], ping: [], rules: [] });
-    path.tcp.discard();
-    const { state } = decode(join(chunks));
-    if (state === undefined) return false;
-    const flows = takeEntries(path, state.entries);
-    if (path.tcp.restore(state.tcp, flows, repair, options) !== 0) return false;
-    return path.tcp.thaw(repair) === 0;
+    const [reading, writing] = createPipe();
+    const { save, load } = TransferDirection;
+    if (!source.begin(save, 0, writing, true).accepted) close(writing);
+    if (!target.begin(load, 0, reading, true).accepted) close(reading);
+    for (let i = 0; i < TURNS && !source.ended; i++) {
+      source.onEvent(EPOLLOUT);
+      if (!source.ended) target.onEvent(EPOLLIN);
+    }
+    if (peers.length === 0 || !source.ended || source.check() !== 0) return false;
+    source.gone();
+    for (let i = 0; i < TURNS && !target.ended; i++) target.onEvent(EPOLLIN);
+    if (!target.ended || target.check() !== 0) return false;
+    target.ringsRun();
+    return true;
   } finally {
+    source.gone();
+    target.gone();
     path.dropAll();
     for (const fd of peers) closeFd(fd);
   }
