@@ -134,6 +134,13 @@ inWorlds("repair mode that cannot be had changes nothing", (source) => {
   for (const { guest, host } of both) useAndFinish(source, guest, host);
 });
 
+inWorlds("a helper that dies after it has thawed all leaves nothing frozen", (source) => {
+  const both = [source.connect(), source.connect()];
+  assertEquals(source.path.tcp.freeze(repair), 0);
+  assertEquals(source.path.tcp.thaw(failing(2)), 0);
+  for (const { guest, host } of both) useAndFinish(source, guest, host);
+});
+
 inWorlds("thawing is tried again when there is a helper again", (source, target) => {
   const both = [source.connect(), source.connect()];
   const moved = save(source);

@@ -27,8 +27,8 @@ import { release } from "./open.ts";
  * Takes sockets out of repair mode and goes on. Lost flows are reset as soon as the guest
  * takes segments.
  *
- * @returns 0, or an error number: then flows whose sockets could not be switched stay
- *   frozen, and this can be called again
+ * @returns 0 if nothing stays frozen, whatever the helper said; else an error number:
+ *   then flows whose sockets could not be switched stay so, and this can be called again
  */
 export function thawTcp(t: TcpShared, repair: RepairSwitch | undefined): number {
   if (t.frozenCount === 0) return 0;
@@ -47,11 +47,15 @@ export function thawTcp(t: TcpShared, repair: RepairSwitch | undefined): number 
   }
   if (fds.length === 0) return 0;
   const number = repair?.switchSockets(fds, false, SWITCH_TIMEOUT_MS) ?? Errno.EPERM;
+  let left = 0;
   for (let i = 0; i < fds.length; i++) {
-    if (number !== 0 && isInRepair(fds[i])) deafen(fds[i]);
-    else goOn(t, flows[i], fds[i]);
+    if (number !== 0 && isInRepair(fds[i])) {
+      deafen(fds[i]);
+      left++;
+    } else goOn(t, flows[i], fds[i]);
   }
-  return number;
+  // One that failed may have had nothing left to do.
+  return left > 0 ? number : 0;
 }
 
 /** Connects a flow with its socket again. */
