@@ -1,9 +1,11 @@
 /**
  * Runs every test: format, lint, types and layers; unit, property and protocol tests; and
  * guests in QEMU, first on the sources and then on the compiled executable, which is
- * started from an empty directory with no Deno on PATH. Ends with one line of totals.
+ * started from an empty directory with no Deno on PATH. Guests migrate between two hosts, too.
+ * Ends with one line of totals.
  *
- * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, binary;
+ * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, migrate,
+ * binary;
  * a path below tests/e2e stands for e2e, and then only such files are run in these two.
  */
 import { BINARY, compile } from "./compile.ts";
@@ -20,12 +22,14 @@ import {
 } from "../tests/support/lab_userns.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
-const STAGES = ["check", "unit", "protocol", "e2e", "binary"] as const;
+const STAGES = ["check", "unit", "protocol", "e2e", "migrate", "binary"] as const;
 type Stage = typeof STAGES[number];
 
 /** The tests of the command line and those with guests run on the executable, too. */
 const COMMAND_LINE = ["tests/protocol/cli_test.ts"];
 const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
+/** Of those that migrate guests, what runs vuelo in the most ways: its helper as well. */
+const MOVES_OF_BINARY = ["tests/migrate/helper_test.ts"];
 const GUESTS = files.length > 0 ? files : ["tests/e2e"];
 
 interface Totals {
@@ -202,7 +206,8 @@ async function binary(): Promise<void> {
     await Deno.chmod(`${folder}/vuelo`, 0o755);
     const env = { VUELO_BIN: `${folder}/vuelo`, PATH: pathWithoutDeno() };
     await test(COMMAND_LINE, { env, cwd: empty });
-    await test(GUESTS, { env, cwd: empty, namespaces: true });
+    const guests = files.length > 0 ? GUESTS : [...GUESTS, ...MOVES_OF_BINARY];
+    await test(guests, { env, cwd: empty, namespaces: true });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -214,6 +219,7 @@ const RUN: Record<Stage, () => Promise<void>> = {
   unit: () => test(["ffi", "src", "tests/property", "tests/bench"], { namespaces: true }),
   protocol,
   e2e: () => test(GUESTS, { namespaces: true }),
+  migrate: () => test(["tests/migrate"], { namespaces: true }),
   binary,
 };
 
@@ -225,11 +231,12 @@ if (unknown.length > 0) {
   console.error(`test: no such stage: ${unknown.join(" ")} (${STAGES.join(" ")})`);
   Deno.exit(2);
 }
-const needsLab = wanted.includes("e2e") || wanted.includes("binary");
+const NEED_LAB: readonly Stage[] = ["e2e", "migrate", "binary"];
+const needsLab = NEED_LAB.some((stage) => wanted.includes(stage));
 const may = await findRights();
 const hasLab = !needsLab || await prepareLab(may);
 for (const stage of wanted) {
-  if (!hasLab && (stage === "e2e" || stage === "binary")) continue;
+  if (!hasLab && NEED_LAB.includes(stage)) continue;
   console.log(`\n== ${stage}`);
   await RUN[stage]();
 }

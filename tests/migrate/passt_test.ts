@@ -2,19 +2,21 @@
 import type { BackendKind, HypervisorOptions } from "../support/migrate_backend.ts";
 import { migrations } from "../support/migrate_suite.ts";
 
-/** In these passt does its part; what it does not is tested between two vuelos. */
-const SOME = [
-  "none",
-  "watched",
-  "idle-ipv4",
-  "idle-ipv6",
-  "bulk-up-ipv4",
-  "bulk-down-ipv4",
-  "200",
-  "half-closed-by-guest-ipv4",
+/**
+ * To vuelo, back and so on. In these passt does its part; what it does not is tested
+ * between two vuelos.
+ */
+const NAMES = [
+  ...["none", "none"],
+  ...["watched", "watched"],
+  ...["idle-ipv4", "idle-ipv4"],
+  ...["bulk-up-ipv4", "bulk-up-ipv6"],
+  ...["200", "200"],
+  ...["half-closed-by-guest-ipv4", "half-closed-by-guest-ipv6"],
+  // To the passt of May 2025 this loses connections, from whomever they come.
+  ...["bulk-down-ipv4", "idle-ipv6"],
+  ...["bulk-down-ipv6", "idle-ipv6"],
 ];
-/** From passt to vuelo, back and so on. */
-const NAMES = SOME.flatMap((name) => [name, name]);
 
 const VUELO: HypervisorOptions = {
   kind: "vuelo",

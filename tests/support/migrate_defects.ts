@@ -3,14 +3,14 @@ import { assert } from "@std/assert";
 import { program } from "../../scripts/lab/packages.ts";
 import { run as runProgram, until } from "./lab_process.ts";
 import { type Flow, move, type Run, type Scenario } from "./migrate_run.ts";
-import { bulk, guestBeats, idle } from "./migrate_scenarios.ts";
+import { guestBeats, idle } from "./migrate_scenarios.ts";
 import { IPV4, IPV6 } from "./netns.ts";
 
 const BOTH = [IPV4, IPV6] as const;
 
 /** The guest sends more, all of which must be acknowledged to it, not only delivered. */
 async function acknowledged(run: Run): Promise<void> {
-  await run.setAll("guest", { more: 3000 });
+  await run.setAll("guest", { beat: 0, more: 3000 });
   await run.awaitAll("peer has all");
   await until("the guest's data is acknowledged", async () => {
     const reports = await run.reports("guest");
@@ -53,10 +53,11 @@ function without(name: string, about: string, ...names: string[]): Scenario {
     about,
     prepare: (run) => sysctl(run, names, "0"),
     restore: (run) => sysctl(run, names, "1"),
-    flows: BOTH.flatMap((family) => [
+    flows: BOTH.flatMap((family): Flow[] => [
       guestBeats(family),
       ...idle(family),
-      ...bulk(family, true, false),
+      { origin: "guest", family, guest: { limit: 1 << 20 }, until: "peer receives" },
+      { origin: "peer", family, peer: { limit: 1 << 20 }, until: "guest receives" },
     ]),
     check: acknowledged,
   };

@@ -161,10 +161,12 @@ export class Streams {
   async finish(first: number, count: number, more = 3000): Promise<Verdict> {
     const change = { beat: 0, read: true, more, fin: true };
     for (const end of this.ends()) await end.set(first, count, change);
-    const done = (r: EndReport) => r.error !== null || r.ended && r.finished;
+    const done = (a: EndReport, b: EndReport) =>
+      a.error !== null || b.error !== null ||
+      [a, b].every((end) => end.ended && end.finished);
     await until("every connection ends", async () => {
       const [a, b] = await this.#both(first, count);
-      return a.every(done) && b.every(done);
+      return a.every((end, index) => done(end, b[index]));
     }, 30_000).catch(() => {});
     const [guest, peer] = await this.#both(first, count);
     return judge(guest, peer);
