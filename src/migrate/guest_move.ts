@@ -182,6 +182,12 @@ export class GuestMove implements Movable {
     return number;
   }
 
+  catchLate(): boolean {
+    if (!this.path.tcp.catchLate()) return false;
+    this.#frozen = true;
+    return true;
+  }
+
   #announce(): void {
     const { path } = this;
     path.announce();

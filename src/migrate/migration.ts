@@ -353,8 +353,16 @@ export class Migration {
     if (this.#phase === Phase.thawing) this.#thaw();
   }
 
-  /** Gives up what has been frozen for too long; to be called about once a second. */
+  /**
+   * Gives up what has been frozen for too long, and thaws what froze late; to be called
+   * about once a second.
+   */
   tick(): void {
+    const idle = this.#phase === Phase.idle;
+    if ((idle || this.#phase === Phase.thawing) && this.guest.catchLate() && idle) {
+      this.log.warn("connections were frozen by a repair helper that was given up");
+      this.#thaw();
+    }
     if (this.#giveUpAt === Infinity || performance.now() < this.#giveUpAt) return;
     this.#giveUpAt = Infinity;
     this.#phase = Phase.idle;

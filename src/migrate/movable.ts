@@ -22,6 +22,13 @@ export interface Movable {
   thaw(): number;
   /** Ends what is frozen without a word to anybody: it goes on elsewhere. */
   discard(): void;
+  /**
+   * Source: after {@link freeze} failed, holds still what was nevertheless frozen later by
+   * a helper that was too slow. To be called often.
+   *
+   * @returns whether there is any, for {@link thaw}
+   */
+  catchLate(): boolean;
   /** Gives up what could not be thawed: both ends of each connection are told. */
   reset(): void;
 }

@@ -86,6 +86,9 @@ class Rehearsed implements Movable {
   thaw(): number {
     return this.path.tcp.thaw(this.repair);
   }
+  catchLate(): boolean {
+    return false;
+  }
   discard(): void {
     this.path.tcp.discard();
   }

@@ -41,6 +41,26 @@ moving("a save that the hypervisor undoes is undone", (source) => {
   assertEquals(source.guest.take(), [], "nothing is frozen any more");
 });
 
+moving("what a slow repair helper freezes after a failed save goes on", (source) => {
+  const { guest, migration } = source;
+  migration.tick();
+  assertEquals(guest.take(), []);
+  guest.late = true;
+  migration.tick();
+  assertEquals(guest.take(), ["catchLate", "thaw"]);
+  guest.failing.set("thaw", Errno.ENOTCONN);
+  migration.tick();
+  migration.tick();
+  assertEquals(guest.take(), ["catchLate", "thaw", "catchLate"], "waits for a helper");
+  guest.failing.clear();
+  migration.helperCame();
+  assertEquals(guest.take(), ["thaw"]);
+  saved(source);
+  guest.take();
+  migration.tick();
+  assertEquals(guest.take(), [], "all is frozen now");
+});
+
 moving("what was loaded is dropped if the guest never ran", (source, target) => {
   const bytes = saved(source);
   target.send(target.begin(LOAD), bytes);

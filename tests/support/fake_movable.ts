@@ -34,6 +34,8 @@ export class FakeMovable implements Movable {
   calls: string[] = [];
   /** Error numbers that calls return, by name. */
   readonly failing = new Map<string, number>();
+  /** A slow helper has frozen something. */
+  late = false;
   /** The call that finds no memory. */
   throwing = "";
   state: MovedState = emptyState(7);
@@ -60,6 +62,9 @@ export class FakeMovable implements Movable {
   }
   thaw(): number {
     return this.#call("thaw");
+  }
+  catchLate(): boolean {
+    return this.late && this.#call("catchLate") === 0;
   }
   discard(): void {
     this.#call("discard");

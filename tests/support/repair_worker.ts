@@ -3,13 +3,19 @@
  * side waits for it without letting anything else run.
  */
 import { close } from "../../ffi/event.ts";
-import { awaitInput, connectUnix, receive, send } from "../../ffi/unix_socket.ts";
+import {
+  awaitInput,
+  connectUnix,
+  isHungUp,
+  receive,
+  send,
+} from "../../ffi/unix_socket.ts";
 import { REPAIR_ON, type RepairMode, switchAll } from "../../src/repair/switch.ts";
 
 /**
  * What it does with a message: switch all its sockets or only the first few and answer,
  * answer and do nothing, answer something else, answer twice and do nothing, answer with
- * descriptors, say nothing, or hang up.
+ * descriptors, say nothing, hang up, or switch only when the service has hung up.
  */
 export type Behaviour =
   | "switch"
@@ -20,7 +26,8 @@ export type Behaviour =
   | "twice"
   | "descriptors"
   | "silent"
-  | "hang up";
+  | "hang up"
+  | "late";
 
 /** What it is told. */
 export interface Orders {
@@ -61,6 +68,7 @@ function play({ path, behaviours, unasked }: Orders): Report {
     const behaviour = behaviours[Math.min(batches.length, behaviours.length - 1)];
     batches.push(fds.length);
     commands.push(byte[0] << 24 >> 24);
+    while (behaviour === "late" && !isHungUp(fd)) awaitInput(fd, LIMIT_MS);
     const answer = react(behaviour, byte[0] << 24 >> 24 as RepairMode, fds, batches);
     for (const received of fds) close(received);
     if (answer === undefined) break;
@@ -99,5 +107,8 @@ function react(
       return [];
     case "hang up":
       return undefined;
+    case "late":
+      switchAll(fds, mode);
+      return [];
   }
 }

@@ -26,6 +26,7 @@ export function drainBacklog(t: TcpShared, flow: number): void {
       const number = errno();
       if (number === Errno.EINTR) continue;
       if (number === Errno.EAGAIN || number === Errno.ENOBUFS) return;
+      if (t.isSwitchedLate(flow)) return;
       t.letGo(flow);
       t.mark(flow, TcpFlow.failed | TcpFlow.readable);
       return;

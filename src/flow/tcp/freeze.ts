@@ -9,21 +9,13 @@
  * up. Keep-alive would end in a reset, so it is off meanwhile.
  */
 import { Errno } from "../../../ffi/errno.ts";
-import {
-  lastAddress,
-  localAddress,
-  setOption,
-  SO_KEEPALIVE,
-  SOL_SOCKET,
-} from "../../../ffi/socket.ts";
-import { deafen } from "../../../ffi/socket_filter.ts";
 import type { RepairSwitch } from "../../repair/switch.ts";
-import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
-import { TcpFlow, TcpState } from "./layout.ts";
+import { FlowKind } from "../table.ts";
+import { expectLate, holdStill } from "./hold.ts";
+import { TcpState } from "./layout.ts";
 import { release, resetBoth } from "./open.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
 import { thawTcp } from "./thaw.ts";
-import { dropAcknowledged } from "./to_guest.ts";
 
 /** For switching all sockets of a guest. */
 export const SWITCH_TIMEOUT_MS = 5000;
@@ -59,25 +51,11 @@ export function freezeTcp(t: TcpShared, repair: RepairSwitch | undefined): numbe
   }
   if (fds.length === 0) return 0;
   const number = repair?.switchSockets(fds, true, SWITCH_TIMEOUT_MS) ?? Errno.EPERM;
-  if (number !== 0) thawTcp(t, repair);
-  return number;
-}
-
-/** Stops the sockets of a flow from being watched and from taking anything. */
-function holdStill(t: TcpShared, flow: number): number {
-  const { table, epoll } = t.context;
-  const fd = table.fd(flow);
-  dropAcknowledged(t, flow); // which repair mode refuses
-  epoll.tryRemove(fd);
-  deafen(fd);
-  if (t.has(flow, TcpFlow.keepAlive)) setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 0);
-  const ports = flow * FLOW_WORDS + FlowWord.hostPorts;
-  if (t.words[ports] >>> 16 === 0 && localAddress(fd)) {
-    table.bytes.set(lastAddress.bytes, flow * FLOW_SIZE + FlowWord.hostOur * 4);
-    t.words[ports] = (t.words[ports] & 0xffff) | (lastAddress.port << 16);
+  if (number !== 0) {
+    expectLate(t);
+    thawTcp(t, repair);
   }
-  t.setFrozen(flow, Frozen.kept);
-  return fd;
+  return number;
 }
 
 /** Closes all frozen sockets, which tells nobody, and frees their flows. */

@@ -316,7 +316,9 @@ function dumpReceive(
   }
   if (got < length) throw new Unsaved(`${got} of ${length} bytes of its receive queue`);
   blocks.keep(length);
-  return { queue: room, sequence };
+  // What the guest has acknowledged, and could not be dropped in repair mode.
+  const done = Math.min(t.undropped[flow], length);
+  return { queue: room.subarray(done), sequence: (sequence + done) >>> 0 };
 }
 
 /** The peer's FIN has come and is counted in the kernel's numbers. */

@@ -12,6 +12,7 @@ import { getOption, SO_ERROR, SOL_SOCKET } from "../../../ffi/socket.ts";
 import { TcpFlag } from "../../wire/tcp.ts";
 import { FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
 import { acknowledge, leavePolled } from "./acknowledge.ts";
+import { holdLate } from "./hold.ts";
 import {
   IDLE_MS,
   PROBE_MS,
@@ -32,7 +33,7 @@ export function service(t: TcpShared, flow: number): void {
   if (t.has(flow, TcpFlow.readable | TcpFlow.peerFin)) {
     const sent = sendData(t, flow);
     if (sent === Sent.failed) {
-      resetBoth(t, flow);
+      if (!holdLate(t, flow)) resetBoth(t, flow);
       return;
     }
     if (sent === Sent.starved || sent === Sent.turn) t.pushReady(flow);
@@ -41,7 +42,7 @@ export function service(t: TcpShared, flow: number): void {
     }
   }
   if (t.has(flow, TcpFlow.failed) && !t.has(flow, TcpFlow.readable)) {
-    resetBoth(t, flow);
+    if (!holdLate(t, flow)) resetBoth(t, flow);
     return;
   }
   if (t.has(flow, TcpFlow.ackDue)) sendAck(t, flow);

@@ -7,6 +7,7 @@ import {
   supportsBufferLock,
   supportsPeekOffset,
 } from "../../../ffi/socket.ts";
+import { isInRepair } from "../../repair/switch.ts";
 import type { FlowContext } from "../context.ts";
 import { SipHash } from "../siphash.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
@@ -89,6 +90,9 @@ export class TcpShared {
   /** Flows that a migration holds still: {@link Frozen}; and how many there are. */
   readonly frozen: Uint8Array;
   frozenCount = 0;
+  /** Next look at what a repair helper switches late, and the last one; see hold.ts. */
+  lookAt = Infinity;
+  lateUntil = 0;
   /** 1 where the peer's FIN has come, but not to this kernel; see restore.ts. */
   readonly peerClosed: Uint8Array;
   /** 1 for flows with a {@link Backlog}, for which the socket counts as full. */
@@ -173,6 +177,10 @@ export class TcpShared {
     const before = this.frozen[flow] === Frozen.no ? 0 : 1;
     this.frozen[flow] = frozen;
     this.frozenCount += (frozen === Frozen.no ? 0 : 1) - before;
+  }
+  /** Whether a flow that is not frozen is in repair mode, by a helper that was late. */
+  isSwitchedLate(flow: number): boolean {
+    return this.lookAt !== Infinity && isInRepair(this.context.table.fd(flow));
   }
   hold(flow: number, backlog: Backlog): void {
     this.held[flow] = 1;

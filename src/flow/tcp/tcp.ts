@@ -7,6 +7,7 @@ import { Accepted, acceptOne, release, resetPeer, takeStray } from "./open.ts";
 import { untilPoll } from "./acknowledge.ts";
 import { finish, Gathered, takeSegment } from "./from_guest.ts";
 import { closeFrozenTcp, countMovable, freezeTcp, resetFrozenTcp } from "./freeze.ts";
+import { catchLate } from "./hold.ts";
 import { type RestoreOptions, restoreTcp } from "./restore.ts";
 import { saveTcp } from "./save.ts";
 import { pollAcknowledgements, serviceReady, takeEvents, takeTimer } from "./service.ts";
@@ -128,6 +129,10 @@ export class TcpFlows implements FlowHandler {
   /** Holds all connections still; 0, or an error number: see {@link freezeTcp}. */
   freeze(repair: RepairSwitch | undefined): number {
     return freezeTcp(this.#t, repair);
+  }
+  /** Holds still what is switched late; whether there is any: see {@link catchLate}. */
+  catchLate(): boolean {
+    return catchLate(this.#t);
   }
   /** Saves what is frozen, see {@link saveTcp}. */
   save(indexOf: (flow: number) => number): MovedTcp[] {

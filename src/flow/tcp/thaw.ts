@@ -20,7 +20,7 @@ import { PeerClosed } from "./restore.ts";
 import { sendReset } from "./segments.ts";
 import { isPending } from "./service.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
-import { armRetransmit, inFlight } from "./to_guest.ts";
+import { armRetransmit, dropAcknowledged, inFlight } from "./to_guest.ts";
 import { release } from "./open.ts";
 
 /**
@@ -68,6 +68,7 @@ function goOn(t: TcpShared, flow: number, fd: number): void {
   if (t.held[flow] !== 0) drainBacklog(t, flow);
   t.unmark(flow, TcpFlow.watching);
   t.sendBuffer[flow] = 0;
+  dropAcknowledged(t, flow); // what could not be while in repair mode
   const established = t.state(flow) === TcpState.established;
   if (established) setPeekOffset(t, flow, fd);
   const data = eventData(EventKind.tcp, flow);

@@ -268,7 +268,10 @@ export function dropAcknowledged(t: TcpShared, flow: number): void {
   const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
   while (left > 0) {
     const dropped = recv(fd, null, left, MSG_TRUNC | MSG_DONTWAIT);
-    if (dropped <= 0) return;
+    if (dropped <= 0) {
+      t.undropped[flow] = left; // in repair mode, by a helper that was late
+      return;
+    }
     left -= dropped;
   }
 }
