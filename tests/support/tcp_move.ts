@@ -12,8 +12,9 @@ import {
 } from "../../ffi/socket.ts";
 import { deafen } from "../../ffi/socket_filter.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../../src/flow/table.ts";
+import { TcpWord } from "../../src/flow/tcp/layout.ts";
 import { OwnRepair, type RepairSwitch } from "../../src/repair/switch.ts";
-import { isIPv4 } from "../../src/wire/address.ts";
+import { isIPv4, isLinkLocal } from "../../src/wire/address.ts";
 import type { MovedTcp } from "../../src/wire/state/model.ts";
 import type { ScriptedGuest, TcpWorld } from "./tcp_world.ts";
 
@@ -68,7 +69,10 @@ function guard({ path: { table } }: TcpWorld, flow: number): void {
   guards.push(fd);
   repair.switchSockets([fd], true); // the port is in use
   deafen(fd);
-  if (bindSocket(fd, table.bytes, address, port) + listenSocket(fd, 1) !== 0) {
+  const scope = isLinkLocal(table.bytes, address)
+    ? table.words[flow * FLOW_WORDS + TcpWord.scope]
+    : 0;
+  if (bindSocket(fd, table.bytes, address, port, scope) + listenSocket(fd, 1) !== 0) {
     throw new Error(`no guard at port ${port}: ${errno()}`);
   }
 }
