@@ -60,7 +60,15 @@ Deno.test("connections over a wire move with segment size and options", async (t
       const device = network.hostLink;
       const orders = { peer: IPV4.peer, port, bytes: 100_000, device };
       const found = await move(network, orders);
-      assertEquals([found.lost, found.device], ["", device]);
+      assertEquals([found.lost, found.device, found.boundTo], ["", device, device]);
+    });
+    await t.step("bound to an interface of the target's own", async () => {
+      const targetDevice = network.hostLink;
+      const orders = { peer: IPV4.peer, port, bytes: 100_000, targetDevice };
+      const found = await move(network, orders);
+      assertEquals([found.device, found.boundTo], ["", targetDevice]);
+      const other = await move(network, { ...orders, saysDevice: "elsewhere0" });
+      assertEquals(other.boundTo, targetDevice);
     });
     await t.step("with a link-local peer", async () => {
       const show = ["ip", "-6", "addr", "show", "dev", network.peerLink];

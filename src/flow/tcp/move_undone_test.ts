@@ -250,6 +250,26 @@ inWorlds(
   },
 );
 
+for (const off of [{ tcp: false }, { ip4: undefined }]) {
+  inWorlds(
+    `a connection is lost where it could not be opened: ${Object.keys(off)}`,
+    (source, target) => {
+      const { guest, host } = source.connect();
+      const moved = save(source);
+      leave(source);
+      Object.assign(target.path.config, off);
+      restore(target, moved);
+      target.adopt(guest);
+      guest.out();
+      assertEquals(target.path.tcp.thaw(repair), 0);
+      target.settle();
+      assertEquals(guest.last!.flags, "RA");
+      assertEquals(target.flows, 0);
+      host.reset();
+    },
+  );
+}
+
 inWorlds("sockets that moved may share their port with a listening one", (
   source,
   target,

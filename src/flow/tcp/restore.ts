@@ -51,6 +51,7 @@ import {
   setTimestamp,
   setWindows,
 } from "../../../ffi/tcp_repair.ts";
+import type { FamilyConfig } from "../../config.ts";
 import { log } from "../../log.ts";
 import type { RepairSwitch } from "../../repair/switch.ts";
 import {
@@ -61,6 +62,7 @@ import {
   isUnspecified,
 } from "../../wire/address.ts";
 import type { MovedTcp } from "../../wire/state/model.ts";
+import { isFlow4 } from "../frame_head.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, Side } from "../table.ts";
 import { SWITCH_TIMEOUT_MS } from "./freeze.ts";
 import { TcpFlow, TcpState, TcpWord } from "./layout.ts";
@@ -195,7 +197,8 @@ function begin(
 ): number {
   const problem = record.lost !== ""
     ? `the source could not save it: ${record.lost}`
-    : contradiction(record) || (options.loopback === true ? "" : ownPeer(t, flow));
+    : contradiction(record) || switchedOff(t, flow) ||
+      (options.loopback === true ? "" : ownPeer(t, flow));
   if (problem !== "") {
     lose(t, flow, problem);
     return -1;
@@ -231,6 +234,19 @@ function contradiction(record: MovedTcp): string {
     return `${record.notSent} of ${length} bytes of its send queue were never sent`;
   }
   return "";
+}
+
+/** Why the guest has no such connections here, "" if it may have. */
+function switchedOff(t: TcpShared, flow: number): string {
+  if (!t.context.config.tcp) return "TCP is switched off here";
+  if (familyOf(t, flow) !== undefined) return "";
+  return `IPv${isFlow4(t.words, flow) ? 4 : 6} is switched off here`;
+}
+
+/** What this host has configured for a connection's family. */
+function familyOf(t: TcpShared, flow: number): FamilyConfig | undefined {
+  const { ip4, ip6 } = t.context.config;
+  return isFlow4(t.words, flow) ? ip4 : ip6;
 }
 
 /** Why a connection ended at the source host itself, "" if it did not. */
@@ -271,11 +287,11 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
   const our = flow * FLOW_SIZE + FlowWord.hostOur * 4;
   const endpoint = flow * FLOW_SIZE + FlowWord.hostEndpoint * 4;
   const ports = t.words[at + FlowWord.hostPorts];
-  const scope = isLinkLocal(bytes, endpoint) ? scopeHere(t, flow, record.device) : 0;
+  const device = deviceHere(t, flow, record.device);
+  const scope = isLinkLocal(bytes, endpoint) ? scopeHere(t, flow, device) : 0;
   t.words[at + TcpWord.scope] = scope;
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-  const { device } = record;
   if (device.length > LONGEST_NAME) return "its interface has no proper name";
   if (device !== "" && bindToDevice(fd, device) === -1) {
     return `interface ${device}: ${errnoName(errno())}`;
@@ -301,6 +317,18 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
     return `connect: ${errnoName(errno())}`;
   }
   return fill(t, flow, fd, record);
+}
+
+/**
+ * The interface to bind to: what this host's operator says (--outbound-if4, -if6), else
+ * what it was at the source, whose names may not be those here. What came in through a
+ * forwarded port is bound as that was.
+ */
+function deviceHere(t: TcpShared, flow: number, device: string): string {
+  const { bytes } = t.context.table;
+  if (t.has(flow, TcpFlow.inbound)) return device;
+  if (isLoopback(bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4)) return device;
+  return familyOf(t, flow)?.outboundInterface ?? device;
 }
 
 /** Index of this host's interface towards a link-local peer. */
