@@ -272,7 +272,11 @@ export class Migration {
     if (now < this.#progressAt) return;
     if (this.#progressAt > 0 && moved > 0) {
       const of = total > 0 ? ` of ${megabytes(total)}` : "";
-      this.log.info(`migration: ${megabytes(moved)}${of} MB moved`);
+      const { tcp } = this.#watch.counts;
+      const whose = total > 0
+        ? `, ${Math.floor(tcp * moved / total)} of ${tcp} connections`
+        : "";
+      this.log.info(`migration: ${megabytes(moved)}${of} MB moved${whose}`);
     }
     this.#progressAt = now + PROGRESS_MS;
   }
