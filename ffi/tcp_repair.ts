@@ -133,10 +133,10 @@ export function setAgreed(
   let count = 0;
   words[count++] = OPTION_MSS;
   words[count++] = mss;
-  if ((options & InfoOption.windowScale) !== 0) {
-    words[count++] = OPTION_WINDOW_SCALE;
-    words[count++] = sendScale | (receiveScale << 16);
-  }
+  // Without it the kernel would scale windows as it would for a connection of its own.
+  const scaled = (options & InfoOption.windowScale) !== 0;
+  words[count++] = OPTION_WINDOW_SCALE;
+  words[count++] = scaled ? sendScale | (receiveScale << 16) : 0;
   if ((options & InfoOption.sack) !== 0) {
     words[count++] = OPTION_SACK;
     words[count++] = 0;

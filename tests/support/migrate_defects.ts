@@ -59,7 +59,10 @@ function without(name: string, about: string, ...names: string[]): Scenario {
       { origin: "guest", family, guest: { limit: 1 << 20 }, until: "peer receives" },
       { origin: "peer", family, peer: { limit: 1 << 20 }, until: "guest receives" },
     ]),
-    check: acknowledged,
+    check: async (run) => {
+      await run.awaitAll("guest has all");
+      await acknowledged(run);
+    },
   };
 }
 
