@@ -102,6 +102,7 @@ export class SplitQueue {
     this.#avail = new Uint16Array(NO_BUFFER);
     this.#used16 = new Uint16Array(NO_BUFFER);
     this.#used32 = new Uint32Array(NO_BUFFER);
+    this.#seen = this.#next; // what the driver has made available is no longer taken
     return this.#next;
   }
 

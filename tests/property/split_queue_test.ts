@@ -400,6 +400,18 @@ for (const wrong of ["index", "descriptor"] as const) {
   });
 }
 
+Deno.test("a stopped ring is empty, though it had more, and not broken", () => {
+  withRing({}, (ring, queue, ram) => {
+    const segments = new Segments();
+    for (let i = 0; i < 3; i++) ring.offer(fill(ram, [Uint8Array.of(i)]), false);
+    assertEquals(queue.take(segments, false), 1);
+    assertEquals(queue.stop(), 1);
+    segments.count = 0;
+    assertEquals(queue.take(segments, false), QUEUE_EMPTY);
+    assertEquals(queue.nextIndex, 1);
+  });
+});
+
 Deno.test("what is written to a logged ring is marked in the dirty log", () => {
   withRing({ eventIdx: true }, (ring, queue, ram) => {
     const log: [number, number][] = [];
