@@ -173,6 +173,10 @@ const four = fc.tuple(fc.integer({ min: 1, max: 223 }), octet, octet, octet)
 const six = fc.array(fc.nat(0xffff), { minLength: 7, maxLength: 7 })
   .map((groups) => ["2001", ...groups.map((group) => group.toString(16))].join(":"));
 const pair = fc.oneof(fc.tuple(four, four), fc.tuple(six, six));
+const sides = fc.oneof(
+  fc.tuple(four, four, four, four),
+  fc.tuple(six, six, six, six),
+);
 const queue = fc.uint8Array({ maxLength: 40 });
 /** Fits a time of 32 bits. */
 const time = fc.nat(0x7fffffff);
@@ -257,7 +261,7 @@ function tcpRecord(choice: TcpChoice, flow: number): MovedTcp {
 }
 
 const datagramFlow = fc.record({
-  kind: fc.constantFrom(2, 3, 4),
+  ping: fc.boolean(),
   flags: fc.nat(3),
   ttl: octet,
   second: fc.nat(5),
@@ -273,8 +277,7 @@ const ports = fc.tuple(
 );
 const flow = fc.record({
   what: fc.oneof(tcpFlow, datagramFlow),
-  guest: pair,
-  host: pair,
+  sides,
   guestPort: fc.nat(65535),
   ports,
 });
@@ -324,17 +327,19 @@ export const anyState: fc.Arbitrary<MovedState> = fc.record({
   const tcp: MovedTcp[] = [];
   const udp: { flow: number; idle: number }[] = [];
   const ping: { flow: number; idle: number }[] = [];
-  const samples = flows.map(({ what, guest, host, guestPort, ports }, i) => {
+  const samples = flows.map(({ what, sides: addresses, guestPort, ports }, i) => {
+    const [guestOur, guestEndpoint, hostOur, hostEndpoint] = addresses;
     const sides = {
       // Each guest side is its own.
-      guest: [guest[0], guest[1], guestPort << 16 | i + 1] as const,
-      host: [host[0], host[1], ports[0] << 16 | ports[1]] as const,
+      guest: [guestOur, guestEndpoint, guestPort << 16 | i + 1] as const,
+      host: [hostOur, hostEndpoint, ports[0] << 16 | ports[1]] as const,
     };
     if ("record" in what) {
       tcp.push(tcpRecord(what, i));
       return { ...tcpEntry(what), ...sides };
     }
-    const { kind, flags, ttl, second, listener, scope, size, idle } = what;
+    const kind = !what.ping ? 2 : guestOur.includes(":") ? 4 : 3;
+    const { flags, ttl, second, listener, scope, size, idle } = what;
     (kind === 2 ? udp : ping).push({ flow: i, idle });
     const rest = kind === 2 ? [listener, scope, size] : [];
     return { kind: kind | flags << 16, own: [ttl, second, ...rest], ...sides };

@@ -100,6 +100,7 @@ class EntryCheck {
     if (fd !== -1) throw this.error(FlowWord.fd, "descriptor", "-1", fd);
     this.#addresses("guest side", FlowWord.guestOur, FlowWord.guestEndpoint);
     this.#addresses("host side", FlowWord.hostOur, FlowWord.hostEndpoint);
+    this.#families();
     if (kind === FlowKind.tcp) this.#tcp(state);
     else if (kind === FlowKind.udp) this.#udp();
     else this.#ping();
@@ -114,6 +115,21 @@ class EntryCheck {
     const other = this.#family(our);
     if (family === 0 || other === 0 || family === other) return;
     throw this.error(our, `${side}, addresses`, "both of one family", "one of each");
+  }
+
+  /** One for both sides, as nothing is translated, and for the kind. */
+  #families(): void {
+    const peer = this.#family(FlowWord.hostEndpoint);
+    const guest = this.#family(FlowWord.guestEndpoint) || this.#family(FlowWord.guestOur);
+    if (guest !== 0 && guest !== peer) {
+      const expected = `IPv${peer}, as on the host side`;
+      const word = FlowWord.guestEndpoint;
+      throw this.error(word, "guest side, family", expected, `IPv${guest}`);
+    }
+    if (this.kind !== FlowKind.ping4 && this.kind !== FlowKind.ping6) return;
+    const kind = peer === 4 ? FlowKind.ping4 : FlowKind.ping6;
+    if (this.kind === kind) return;
+    throw this.error(FlowWord.kind, "kind", `${kind}, a ping of IPv${peer}`, this.kind);
   }
 
   /** 4 or 6, or 0 of the unspecified address of either family. */

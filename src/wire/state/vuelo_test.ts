@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
+  address,
   entriesOf,
   lostSample,
   sampleState,
@@ -183,6 +184,12 @@ Deno.test("flow entries that cannot be", () => {
   refused(word(0, 2, 0xfe, 0x80), 22, "flow 0: guest side, addresses");
   refused(word(0, 15, ...Array(16).fill(0)), 22, "flow 0: host side, endpoint");
   refused(word(0, 10, 0, 0), 22, "flow 0: port of the peer");
+  const [four, six] = ["192.0.2.1", "2001:db8::1"].map((a) => [...address(a)]);
+  refused(word(0, 2, ...six, ...six), 22, "flow 0: guest side, family");
+  refused(word(1, 11, ...four, ...four), 22, "flow 1: guest side, family");
+  refused(word(2, 2, ...Array(16).fill(0), ...six), 22, "flow 2: guest side, family");
+  refused(word(3, 0, 4), 22, "flow 3: kind");
+  refused(word(3, 2, ...six, ...six, 0, 0, 0, 0, ...six, ...six), 22, "flow 3: kind");
   refused(word(2, 20, 0, 1), 22, "flow 2: TTL");
   refused(word(2, 21, 65), 22, "flow 2: hint");
   refused(word(2, 22, 0, 0, 8), 22, "flow 2: listener");
