@@ -12,7 +12,7 @@ import {
   TCP_KEEPIDLE,
   TCP_KEEPINTVL,
 } from "../../../ffi/socket.ts";
-import { RepairQueue, selectQueue } from "../../../ffi/tcp_repair.ts";
+import { RepairQueue, selectQueue, setAgreed } from "../../../ffi/tcp_repair.ts";
 import { deafen, undeafen } from "../../../ffi/socket_filter.ts";
 import type { HostTcp } from "../../../tests/support/host_tcp.ts";
 import { leave, move, restore, save } from "../../../tests/support/tcp_move.ts";
@@ -24,6 +24,7 @@ import {
 import { inWorlds, readAll } from "../../../tests/support/two_worlds.ts";
 import { errno } from "../../../ffi/errno.ts";
 import type { RepairSwitch } from "../../repair/switch.ts";
+import { MAX_QUEUE } from "../../wire/state/sections.ts";
 
 const TCP_REPAIR = 19;
 const TCP_REPAIR_QUEUE = 20;
@@ -97,6 +98,26 @@ inWorlds("more than a new socket's buffer was never sent (D4)", (source, target)
   guest.in("A", { data: pattern(10, 1) });
   assertEquals(readAll(source, host, 10), pattern(10, 1));
   guest.finish(host);
+});
+
+inWorlds("what no stream can carry is lost alone", (source, target) => {
+  const [long, small] = [source.connect(), source.connect()];
+  source.settle();
+  const moved = save(source);
+  leave(source);
+  const sendQueue = new Uint8Array(MAX_QUEUE + 1);
+  moved.records[0] = { ...moved.records[0], sendQueue, notSent: sendQueue.length };
+  restore(target, moved, plain);
+  // The kernel takes any agreed segment size in repair mode.
+  const fd = target.path.table.fd(target.flowOf(small.guest));
+  assertEquals(setAgreed(fd, 7, 0, 7, 7), 0);
+  const lost = target.path.tcp.save((flow) => flow).map((record) => record.lost);
+  assertEquals(lost, [
+    `its send queue has more than ${MAX_QUEUE} bytes`,
+    "its segments have 0 bytes",
+  ]);
+  target.path.tcp.discard();
+  for (const { host } of [long, small]) host.reset();
 });
 
 inWorlds("a guest's FIN behind unsent data follows it", (source, target) => {

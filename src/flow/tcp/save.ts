@@ -31,6 +31,7 @@ import {
   windowWords,
 } from "../../../ffi/tcp_repair.ts";
 import type { MovedTcp } from "../../wire/state/model.ts";
+import { MAX_QUEUE } from "../../wire/state/sections.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FlowKind } from "../table.ts";
 import { TcpFlow } from "./layout.ts";
@@ -49,6 +50,7 @@ export const KernelState = {
 
 const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 const SIOCOUTQNSD = 0x894b;
+const LARGEST_MSS = 65535;
 /** Queues are read into blocks of this size, one after the other. */
 const BLOCK = 4 << 20;
 /**
@@ -135,6 +137,12 @@ const EMPTY: MovedTcp = {
   receiveQueue: NOTHING,
 };
 
+/** A reader takes no more than this for a queue, and refuses the whole guest. */
+function limit(queue: string, length: number): void {
+  if (length <= MAX_QUEUE) return;
+  throw new Unsaved(`its ${queue} queue has more than ${MAX_QUEUE} bytes`);
+}
+
 function refuse(call: string): never {
   throw new Unsaved(`${call}: ${errnoName(errno())}`);
 }
@@ -148,6 +156,7 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const { options, sendScale, receiveScale } = info;
   if (kernelState === KernelState.close) checkClosed(t, flow, fd);
   const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
+  if (mss < 1 || mss > LARGEST_MSS) throw new Unsaved(`its segments have ${mss} bytes`);
   const clock = (options & InfoOption.timestamps) !== 0 ? timestamp(fd) : 0;
   if (!readWindows(fd)) refuse("TCP_REPAIR_WINDOW");
   const sndWl1 = windowWords[WindowWord.sndWl1];
@@ -259,9 +268,10 @@ function dumpSend(
   const counted = empty ? 0 : queueLength(fd, SIOCOUTQ);
   if (end < 0 || counted < 0 || notSent < 0) refuse("TCP_QUEUE_SEQ and SIOCOUTQ");
   const fin = ownFin(state) && counted > 0 ? 1 : 0;
+  const backlog = t.backlogs.get(flow);
+  limit("send", counted - fin + (backlog?.bytes.length ?? 0));
   let queue = peekSend(fd, counted - fin, blocks);
   notSent = Math.min(Math.max(0, notSent - fin), queue.length);
-  const backlog = t.backlogs.get(flow);
   if (backlog !== undefined) {
     const rest = backlog.bytes;
     const whole = new Uint8Array(queue.length + rest.length);
@@ -296,6 +306,7 @@ function dumpReceive(
   if (end < 0) refuse("TCP_QUEUE_SEQ");
   const length = queueLength(fd, SIOCINQ);
   if (length < 0) refuse("SIOCINQ");
+  limit("receive", length);
   const fin = hasPeerFin(state) ? 1 : 0;
   const sequence = (end - length - fin) >>> 0;
   if (length === 0) return { queue: NOTHING, sequence };
