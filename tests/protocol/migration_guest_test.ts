@@ -81,6 +81,29 @@ for (const dies of ["on", "off"] as const) {
   });
 }
 
+inWorld("what a helper switches after it was given up is thawed", (world) => {
+  const pairs = [world.connect(), world.connect()];
+  const move = new GuestMove(world.path, new Forwarder(world.path), () => FACTS);
+  const own = new OwnRepair();
+  const fds = pairs.map(({ guest }) => world.path.table.fd(world.flowOf(guest)));
+  move.repair = {
+    available: true,
+    switchSockets: () => Errno.ETIMEDOUT,
+    describe: () => "a slow helper",
+  };
+  assertEquals(move.freeze(), Errno.ETIMEDOUT);
+  assertEquals(move.thaw(), 0, "nothing is frozen yet");
+  assertEquals(own.switchSockets(fds, true), 0);
+  world.advance(1000);
+  assert(move.catchLate());
+  assertEquals(move.thaw(), Errno.ETIMEDOUT);
+  assertEquals(inRepair(world.path), [true, true]);
+  move.repair = own;
+  assertEquals(move.thaw(), 0);
+  assertEquals(inRepair(world.path), [false, false]);
+  carries(world, pairs);
+});
+
 function half(first: boolean): boolean[] {
   return [first, first, !first, !first];
 }
