@@ -52,8 +52,9 @@ Deno.test("every case runs, and all its figures are numbers", async () => {
     for (const [key, value] of Object.entries({ ...figures, ...calls })) {
       if (key !== "unit") assert(Number.isFinite(value), `${name}: ${key} is ${value}`);
     }
+    // What the driver takes is subtracted: so short a run may leave nothing.
     const { nanoseconds } = figures;
-    assert((nanoseconds as number) > 0, name);
+    assert((nanoseconds as number) >= 0, name);
   }
   // A batch of datagrams takes one system call, and looking up a flow takes none.
   const called = (name: string) => micro.find((one) => one.name.startsWith(name))?.calls;
