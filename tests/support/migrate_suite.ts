@@ -85,8 +85,7 @@ export class Suite {
     } catch (error) {
       const { name } = scenario;
       const broken = { name, kept: 0, reset: 0, lost: 0, faults: [] };
-      const { message, stack } = error as Error;
-      const outcome = fail(broken, `${message}\n${stack}\n${world.report()}`);
+      const outcome = fail(broken, `${Deno.inspect(error)}\n${world.report()}`);
       await this.close(); // nobody knows what state it is in
       return outcome;
     }

@@ -37,10 +37,18 @@ const BOOT_LIMIT = 120_000;
 const OWN_FAILURE = /hw\/pci\/msix\.c:\d+: msix_table_mmio_write: Assertion .* failed/;
 
 async function connect(path: string): Promise<JsonLink> {
-  const socket = await Deno.connect({ transport: "unix", path });
+  let socket: Deno.UnixConn | undefined;
+  // The name is there a moment before QEMU listens.
+  await until(`${path} listens`, async () => {
+    socket = await Deno.connect({ transport: "unix", path }).catch((error) => {
+      if (error instanceof Deno.errors.ConnectionRefused) return undefined;
+      throw error;
+    });
+    return socket !== undefined;
+  });
   return new JsonLink(
-    socket.readable,
-    socket.writable,
+    socket!.readable,
+    socket!.writable,
     path.slice(path.lastIndexOf("/") + 1),
   );
 }
