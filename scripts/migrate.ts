@@ -4,19 +4,22 @@
  *     deno run -A scripts/migrate.ts --list
  *     deno run -A scripts/migrate.ts NAME... [--watch] [--from KIND] [--to KIND]
  *         [--repair HELPER] [--mtu BYTES] [--binary PATH]
+ *     deno run -A scripts/migrate.ts --figures [COUNT...] [--times N] [--binary PATH]
  *
+ * --figures measures vuelo beside passt, with so many connections (1, 200 and 5000).
  * KIND is vuelo, passt (of Debian trixie) or passt-sid; HELPER is vuelo, passt or none.
  * Needs root, or the right to make user namespaces.
  */
 import { parseArgs } from "@std/cli";
 import type { BackendKind, HelperKind } from "../tests/support/migrate_backend.ts";
+import { figures } from "../tests/support/migrate_figures.ts";
 import { headline, row, scenarios } from "../tests/support/migrate_suite.ts";
 import { Suite } from "../tests/support/migrate_suite.ts";
 import { reenter, rights } from "../tests/support/lab_userns.ts";
 
 const args = parseArgs(Deno.args, {
-  string: ["from", "to", "repair", "binary", "mtu"],
-  boolean: ["list", "watch", "help"],
+  string: ["from", "to", "repair", "binary", "mtu", "times"],
+  boolean: ["list", "watch", "figures"],
 });
 
 function choose<T extends string>(
@@ -35,8 +38,23 @@ function choose<T extends string>(
 const KINDS: readonly BackendKind[] = ["vuelo", "passt", "passt-sid"];
 const HELPERS: readonly HelperKind[] = ["vuelo", "passt", "none"];
 
+/** vuelo by its own right and with a helper, beside passt. */
+async function compare(): Promise<number> {
+  const pairs: readonly [BackendKind, HelperKind, string][] = [
+    ["passt-sid", "passt", "passt of sid"],
+    ["vuelo", "none", "vuelo"],
+    ["vuelo", "vuelo", "vuelo with vuelo repair"],
+  ];
+  const worlds = pairs.map(([kind, helper, name]) => {
+    return { name, options: { from: { kind, helper }, to: { kind, helper } } };
+  });
+  const counts = args._.length > 0 ? args._.map(Number) : [1, 200, 5000];
+  await figures(worlds, counts, Number(args.times ?? 5), (line) => console.log(line));
+  return 0;
+}
+
 async function main(): Promise<number> {
-  if (args.list || args._.length === 0) {
+  if (args.list || args._.length === 0 && !args.figures) {
     for (const { name, about } of scenarios()) console.log(`${name.padEnd(28)} ${about}`);
     return 0;
   }
@@ -44,6 +62,7 @@ async function main(): Promise<number> {
     return await reenter(new URL(import.meta.url).pathname, Deno.args);
   }
   if (args.binary !== undefined) Deno.env.set("VUELO_BIN", String(args.binary));
+  if (args.figures) return await compare();
   const from = choose("from", args.from, "vuelo", KINDS);
   const to = choose("to", args.to, from, KINDS);
   const helper = (kind: BackendKind): HelperKind =>
