@@ -237,6 +237,7 @@ export class Migration {
     this.#watch.lap("read");
     const parsed = parseState(receiver.bytes());
     if ("problem" in parsed) return this.#fail(parsed.number, parsed.problem);
+    this.#watch.lap("parse");
     this.#take(parsed);
   }
 
