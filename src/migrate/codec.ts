@@ -9,8 +9,7 @@ import {
   StateError,
   type StreamSource,
 } from "../wire/state/decode.ts";
-import { formatAddress } from "../wire/address.ts";
-import { FLOW_SIZE, FLOW_WORDS, FlowWord } from "../wire/state/flow_entry.ts";
+import { nameConnection } from "../wire/state/flow_entry.ts";
 import type { MovedState } from "../wire/state/model.ts";
 import { type MoveCounts, NOTHING_MOVED } from "./summary.ts";
 import type { Version } from "./versions.ts";
@@ -42,8 +41,6 @@ export interface FormattedState {
 
 /**
  * The stream of a version, in pieces; large ones are views of the state's own bytes.
- *
- * @param state undefined for a version that carries none
  */
 export function formatState(
   version: Version,
@@ -58,7 +55,9 @@ export function formatState(
   return {
     chunks,
     counts: { tcp: carried, left: left.length, udp: 0, ping: 0 },
-    left: left.map(({ flow, why }) => `${describe(state, flow)} is not carried: ${why}`),
+    left: left.map(({ flow, why }) =>
+      `${nameConnection(state.entries, flow)} is not carried: ${why}`
+    ),
   };
 }
 
@@ -102,15 +101,6 @@ function refusal(error: unknown): Unreadable {
 function count({ tcp, udp, ping }: MovedState): MoveCounts {
   const left = tcp.reduce((sum, { lost }) => sum + (lost === "" ? 0 : 1), 0);
   return { tcp: tcp.length - left, left, udp: udp.length, ping: ping.length };
-}
-
-function describe({ entries }: MovedState, flow: number): string {
-  const bytes = new Uint8Array(entries.buffer, entries.byteOffset + flow * FLOW_SIZE);
-  const ports = (word: number) => entries[flow * FLOW_WORDS + word] & 0xffff;
-  const guest = formatAddress(bytes, FlowWord.guestEndpoint * 4);
-  const peer = formatAddress(bytes, FlowWord.hostEndpoint * 4);
-  return `TCP ${guest} port ${ports(FlowWord.guestPorts)} with ${peer} port ` +
-    `${ports(FlowWord.hostPorts)}`;
 }
 
 function describeSource(source: StreamSource, length: number): string {

@@ -55,14 +55,3 @@ export function takeEntries(path: DataPath, entries: Int32Array): Int32Array {
   }
   return flows;
 }
-
-/** One array of all pieces. */
-export function join(pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    all.set(piece, at);
-    at += piece.length;
-  }
-  return all;
-}

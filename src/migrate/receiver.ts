@@ -1,4 +1,5 @@
 /** The target's end of a transfer: reads a stream to its end, in bounded memory. */
+import { concat } from "@std/bytes";
 import { Errno, errno } from "../../ffi/errno.ts";
 import { readSome } from "../../ffi/pipe.ts";
 import { AGAIN, DONE } from "./sender.ts";
@@ -58,13 +59,6 @@ export class StateReceiver {
   /** Everything received, in one piece. */
   bytes(): Uint8Array<ArrayBuffer> {
     if (this.#pieces.length === 0) return this.#piece.subarray(0, this.#filled);
-    const all = new Uint8Array(this.received);
-    let at = 0;
-    for (const piece of this.#pieces) {
-      all.set(piece, at);
-      at += piece.length;
-    }
-    all.set(this.#piece.subarray(0, this.#filled), at);
-    return all;
+    return concat([...this.#pieces, this.#piece.subarray(0, this.#filled)]);
   }
 }

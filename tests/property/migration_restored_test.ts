@@ -1,8 +1,9 @@
 /** Whatever a stream holds that can be read: it is taken over, or refused, and no more. */
+import { concat } from "@std/bytes";
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { Forwarder } from "../../src/flow/forward.ts";
-import { collect, join } from "../../src/migrate/collect.ts";
+import { collect } from "../../src/migrate/collect.ts";
 import { GuestMove } from "../../src/migrate/guest_move.ts";
 import { OwnRepair } from "../../src/repair/switch.ts";
 import { decode, encodeVuelo, StateError } from "../../src/wire/state/decode.ts";
@@ -14,7 +15,7 @@ import { anyState } from "../support/state_samples.ts";
 /** As a reader gives it; undefined if it is refused. */
 function read(state: MovedState): MovedState | undefined {
   try {
-    return decode(join(encodeVuelo(state))).state;
+    return decode(concat(encodeVuelo(state))).state;
   } catch (error) {
     if (error instanceof StateError) return undefined;
     throw error;
@@ -51,7 +52,7 @@ Deno.test("whatever can be read can be taken over", () => {
         assertEquals(move.freeze(), 0);
         const saved = { device: readable.device, rules: [], ...collect(world.path) };
         assertEquals(
-          decode(join(encodeVuelo(saved))).state?.tcp.length,
+          decode(concat(encodeVuelo(saved))).state?.tcp.length,
           saved.tcp.length,
         );
       }

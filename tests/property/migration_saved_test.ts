@@ -1,7 +1,8 @@
 /** Whatever a guest and its peers do: what is saved of it, a target reads. */
+import { concat } from "@std/bytes";
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { collect, join } from "../../src/migrate/collect.ts";
+import { collect } from "../../src/migrate/collect.ts";
 import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
 import { emptyState } from "../support/fake_movable.ts";
 import { udpPacket } from "../support/guest_packets.ts";
@@ -83,7 +84,7 @@ Deno.test("what is saved can be read", () => {
         play(world, list);
         assertEquals(world.path.tcp.freeze(repair), 0);
         const state = { ...emptyState(1), ...collect(world.path) };
-        const read = decode(join(encodeVuelo(state))).state!;
+        const read = decode(concat(encodeVuelo(state))).state!;
         assertEquals(read.entries, state.entries);
         for (const [i, { lost }] of state.tcp.entries()) {
           assertEquals(read.tcp[i].lost, lost);

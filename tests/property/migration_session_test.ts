@@ -2,10 +2,11 @@
  * Whatever order a frontend asks for moves in: nothing is thrown, no descriptor or flow is
  * lost, and the next guest is served.
  */
+import { concat } from "@std/bytes";
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { ForwardRule } from "../../src/config.ts";
-import { join } from "../../src/migrate/collect.ts";
+
 import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
 import { ip } from "../support/flow_config.ts";
 import { openDescriptors } from "../support/frontend.ts";
@@ -42,7 +43,7 @@ class Scene {
   readonly #rules = freeRules();
   readonly host: MovingHost;
   /** Streams to load: one of another guest, and what was last saved here. */
-  readonly #other = join(encodeVuelo({ ...sampleState(), rules: [] }));
+  readonly #other = concat(encodeVuelo({ ...sampleState(), rules: [] }));
   #next = 4000;
 
   constructor() {

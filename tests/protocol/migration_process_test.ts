@@ -1,9 +1,10 @@
 /** A process that is to end, or whose frontend goes, in each phase of a move. */
+import { concat } from "@std/bytes";
 import { assertEquals } from "@std/assert";
 import { close } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
-import { join } from "../../src/migrate/collect.ts";
+
 import { encodeVuelo } from "../../src/wire/state/decode.ts";
 import { inFolder, vuelo } from "../support/cli.ts";
 import { emptyState } from "../support/fake_movable.ts";
@@ -41,7 +42,7 @@ class RemoteFrontend {
     close(ours);
     assertEquals(answer, 0x100);
     if (phase === "saved") await this.#readAll();
-    if (phase === "loaded") await this.#writeAll(join(encodeVuelo(emptyState(1))));
+    if (phase === "loaded") await this.#writeAll(concat(encodeVuelo(emptyState(1))));
     if (phase.endsWith("ed")) assertEquals(await this.ask(43), 0);
   }
 

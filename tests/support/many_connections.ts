@@ -1,4 +1,5 @@
 /** A move of many connections within one process, without QEMU, and what it costs. */
+import { concat } from "@std/bytes";
 import { Epoll } from "../../ffi/event.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { queueLength, SIOCINQ } from "../../ffi/socket.ts";
@@ -6,7 +7,7 @@ import { sendBytes } from "../../ffi/tcp_repair.ts";
 import { DataPath } from "../../src/flow/datapath.ts";
 import { FLOW_WORDS } from "../../src/flow/table.ts";
 import { TcpState, TcpWord } from "../../src/flow/tcp/layout.ts";
-import { collect, join, takeEntries } from "../../src/migrate/collect.ts";
+import { collect, takeEntries } from "../../src/migrate/collect.ts";
 import { OwnRepair } from "../../src/repair/switch.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
@@ -90,7 +91,7 @@ export class ManyConnections {
     check("freeze", stage("freeze", () => source.tcp.freeze(repair)));
     const saved = stage("save", () => collect(source));
     const state = { ...saved, device: DEVICE, rules: [] };
-    const stream = stage("write", () => join(encodeVuelo(state, 2)));
+    const stream = stage("write", () => concat(encodeVuelo(state, 2)));
     stage("close", () => source.tcp.discard());
     const read = stage("read", () => decode(stream).state!);
     const number = stage("restore", () => {

@@ -1,14 +1,9 @@
 /** Flows that are held still: before a move, and where a repair helper was too slow. */
 import { deafen } from "../../../ffi/socket_filter.ts";
-import {
-  lastAddress,
-  localAddress,
-  setOption,
-  SO_KEEPALIVE,
-  SOL_SOCKET,
-} from "../../../ffi/socket.ts";
+import { setOption, SO_KEEPALIVE, SOL_SOCKET } from "../../../ffi/socket.ts";
 import { isInRepair } from "../../repair/switch.ts";
-import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
+import { noteLocal } from "../datagram_move.ts";
+import { FLOW_WORDS, FlowKind, FlowWord } from "../table.ts";
 import { TcpFlow } from "./layout.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
 import { dropAcknowledged } from "./to_guest.ts";
@@ -28,11 +23,8 @@ export function holdStill(t: TcpShared, flow: number): number {
   epoll.tryRemove(fd);
   deafen(fd);
   if (t.has(flow, TcpFlow.keepAlive)) setOption(fd, SOL_SOCKET, SO_KEEPALIVE, 0);
-  const ports = flow * FLOW_WORDS + FlowWord.hostPorts;
-  if (t.words[ports] >>> 16 === 0 && localAddress(fd)) {
-    table.bytes.set(lastAddress.bytes, flow * FLOW_SIZE + FlowWord.hostOur * 4);
-    t.words[ports] = (t.words[ports] & 0xffff) | (lastAddress.port << 16);
-  }
+  const at = flow * FLOW_WORDS;
+  if (t.words[at + FlowWord.hostPorts] >>> 16 === 0) noteLocal(table.words, at, fd);
   t.setFrozen(flow, Frozen.kept);
   return fd;
 }

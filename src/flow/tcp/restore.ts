@@ -61,13 +61,14 @@ import {
   isLoopback,
   isUnspecified,
 } from "../../wire/address.ts";
+import { nameConnection } from "../../wire/state/flow_entry.ts";
+import { KernelState, peerHasClosed } from "../../wire/state/kernel_tcp.ts";
 import type { MovedTcp } from "../../wire/state/model.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, Side } from "../table.ts";
 import { SWITCH_TIMEOUT_MS } from "./freeze.ts";
 import { TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import { clearState, release } from "./open.ts";
-import { hasPeerFin, KernelState } from "./save.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
 
 /** Larger queues and windows need more buffer than a new socket has. */
@@ -150,7 +151,11 @@ function adopt(t: TcpShared, flow: number, record: MovedTcp): boolean {
   const state = t.state(flow);
   if (state < TcpState.synAckSent || state > TcpState.established) return false;
   if (findTwin(t, flow)) {
-    log.warn(`${name(t, flow)} came twice with the guest: the second one is dropped`);
+    log.warn(
+      `${
+        nameConnection(t.words, flow)
+      } came twice with the guest: the second one is dropped`,
+    );
     return false;
   }
   const counts = words[at + TcpWord.counts];
@@ -173,7 +178,7 @@ function adopt(t: TcpShared, flow: number, record: MovedTcp): boolean {
       words[at + TcpWord.seqToGuest] = words[at + TcpWord.ackFromGuest];
       t.unmark(flow, TcpFlow.finToGuest);
     }
-    if (hasPeerFin(record.state)) t.mark(flow, TcpFlow.peerFin);
+    if (peerHasClosed(record.state)) t.mark(flow, TcpFlow.peerFin);
   }
   table.insert(flow, Side.guest);
   t.setFrozen(flow, Frozen.kept);
@@ -259,17 +264,6 @@ function ownPeer(t: TcpShared, flow: number): string {
   return same || isLoopback(bytes, endpoint) ? "its peer is the source host itself" : "";
 }
 
-/** "TCP connection of 192.0.2.10 port 40000 with 198.51.100.2 port 80". */
-function name(t: TcpShared, flow: number): string {
-  const { bytes } = t.context.table;
-  const at = flow * FLOW_SIZE;
-  const guest = formatAddress(bytes, at + FlowWord.guestEndpoint * 4);
-  const peer = formatAddress(bytes, at + FlowWord.hostEndpoint * 4);
-  const guestPort = t.words[flow * FLOW_WORDS + FlowWord.guestPorts] & 0xffff;
-  const peerPort = t.words[flow * FLOW_WORDS + FlowWord.hostPorts] & 0xffff;
-  return `TCP connection of ${guest} port ${guestPort} with ${peer} port ${peerPort}`;
-}
-
 /** Gives up a connection that was to be moved; the guest is told when all thaws. */
 function lose(t: TcpShared, flow: number, problem: string): void {
   const at = flow * FLOW_WORDS + FlowWord.fd;
@@ -277,7 +271,7 @@ function lose(t: TcpShared, flow: number, problem: string): void {
   t.words[at] = -1;
   t.letGo(flow);
   t.setFrozen(flow, Frozen.lost);
-  log.warn(`${name(t, flow)} is lost: ${problem}`);
+  log.warn(`${nameConnection(t.words, flow)} is lost: ${problem}`);
 }
 
 /** Puts a connection together in a socket in repair mode; what went wrong, or "". */
@@ -303,7 +297,7 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
     return `bind to ${address} port ${ports >>> 16}: ${errnoName(errno())}`;
   }
   makeRoom(fd, record);
-  const peerFin = hasPeerFin(record.state);
+  const peerFin = peerHasClosed(record.state);
   // A FIN that is acknowledged is sent once more: the answer makes it so again.
   const finAgain = record.state === KernelState.finWait2 ? 1 : 0;
   if ((record.options & InfoOption.timestamps) !== 0) setTimestamp(fd, record.timestamp);
@@ -439,7 +433,7 @@ function keepForThaw(
     setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, record.keepInterval);
     if (record.keepCount > 0) setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, record.keepCount);
   }
-  if (!hasPeerFin(state)) return;
+  if (!peerHasClosed(state)) return;
   shutdownSocket(fd, SHUT_RD);
   // After our FIN the kernel waits for one that came long ago.
   setOption(fd, IPPROTO_TCP, TCP_LINGER2, 1);

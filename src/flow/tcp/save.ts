@@ -30,23 +30,13 @@ import {
   WindowWord,
   windowWords,
 } from "../../../ffi/tcp_repair.ts";
+import { finIsOut, KernelState, peerHasClosed } from "../../wire/state/kernel_tcp.ts";
 import type { MovedTcp } from "../../wire/state/model.ts";
 import { MAX_QUEUE } from "../../wire/state/sections.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { FlowKind } from "../table.ts";
 import { TcpFlow } from "./layout.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
-
-/** States of Linux's TCP (net/tcp_states.h). */
-export const KernelState = {
-  established: 1,
-  finWait1: 4,
-  finWait2: 5,
-  close: 7,
-  closeWait: 8,
-  lastAck: 9,
-  closing: 11,
-} as const;
 
 const NOTHING: Uint8Array<ArrayBuffer> = new Uint8Array(0);
 const SIOCOUTQNSD = 0x894b;
@@ -241,12 +231,6 @@ interface Queue {
   readonly sequence: number;
 }
 
-/** The kernel counts a FIN that was sent as a byte of the queue. */
-function ownFin(state: number): boolean {
-  return state === KernelState.finWait1 || state === KernelState.lastAck ||
-    state === KernelState.closing;
-}
-
 /**
  * Comes last: while the send queue is selected the kernel puts nothing new on the wire.
  * Before that, timers and the network card may make it send what it had queued, and the
@@ -267,7 +251,7 @@ function dumpSend(
   const end = queueSequence(fd);
   const counted = empty ? 0 : queueLength(fd, SIOCOUTQ);
   if (end < 0 || counted < 0 || notSent < 0) refuse("TCP_QUEUE_SEQ and SIOCOUTQ");
-  const fin = ownFin(state) && counted > 0 ? 1 : 0;
+  const fin = finIsOut(state) && counted > 0 ? 1 : 0;
   const backlog = t.backlogs.get(flow);
   limit("send", counted - fin + (backlog?.bytes.length ?? 0));
   let queue = peekSend(fd, counted - fin, blocks);
@@ -307,7 +291,7 @@ function dumpReceive(
   const length = queueLength(fd, SIOCINQ);
   if (length < 0) refuse("SIOCINQ");
   limit("receive", length);
-  const fin = hasPeerFin(state) ? 1 : 0;
+  const fin = peerHasClosed(state) ? 1 : 0;
   const sequence = (end - length - fin) >>> 0;
   if (length === 0) return { queue: NOTHING, sequence };
   const four = isFlow4(t.words, flow);
@@ -330,10 +314,4 @@ function dumpReceive(
   // What the guest has acknowledged, and could not be dropped in repair mode.
   const done = Math.min(t.undropped[flow], length);
   return { queue: room.subarray(done), sequence: (sequence + done) >>> 0 };
-}
-
-/** The peer's FIN has come and is counted in the kernel's numbers. */
-export function hasPeerFin(state: number): boolean {
-  return state === KernelState.closeWait || state === KernelState.lastAck ||
-    state === KernelState.closing || state === KernelState.close;
 }

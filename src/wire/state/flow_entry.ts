@@ -2,6 +2,7 @@
  * An entry of the flow table: 32 words of 32 bits. It is sent as it lies when the guest
  * moves, which makes its layout a wire format: it changes with a new version only.
  */
+import { formatAddress } from "../address.ts";
 
 /** Bytes of an entry. */
 export const FLOW_SIZE = 128;
@@ -58,3 +59,13 @@ export const PingWord = {
   /** IP_MTU_DISCOVER as set on the socket. */
   discover: FlowWord.own + 1,
 } as const;
+
+/** "TCP connection of 192.0.2.10 port 40000 with 198.51.100.2 port 80", for the log. */
+export function nameConnection(words: Int32Array, flow: number): string {
+  const bytes = new Uint8Array(words.buffer, words.byteOffset + flow * FLOW_SIZE);
+  const at = flow * FLOW_WORDS;
+  const guest = formatAddress(bytes, FlowWord.guestEndpoint * 4);
+  const peer = formatAddress(bytes, FlowWord.hostEndpoint * 4);
+  return `TCP connection of ${guest} port ${words[at + FlowWord.guestPorts] & 0xffff} ` +
+    `with ${peer} port ${words[at + FlowWord.hostPorts] & 0xffff}`;
+}

@@ -2,6 +2,7 @@
  * Everything that moves with a guest, whatever the format of the stream that carries it:
  * writers take it, readers give it. All of it is plain data in this host's byte order.
  */
+import type { ForwardRule } from "../../config.ts";
 
 /** What is moved; indexes called `flow` count entries of {@link entries}. */
 export interface MovedState {
@@ -108,14 +109,5 @@ export interface MovedDatagramFlow {
   readonly idle: number;
 }
 
-/** A forwarding rule in force, as ForwardRule of the configuration. */
-export interface MovedRule {
-  readonly protocol: "tcp" | "udp";
-  readonly address?: Uint8Array;
-  readonly interface?: string;
-  readonly first: number;
-  readonly last: number;
-  readonly guestFirst: number;
-  readonly guestAddress?: Uint8Array;
-  readonly weak: boolean;
-}
+/** A forwarding rule in force. */
+export type MovedRule = ForwardRule;

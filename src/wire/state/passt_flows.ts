@@ -16,6 +16,7 @@ import { isIPv4, isUnspecified, mapIPv4 } from "../address.ts";
 import { bytesUnderWay, checkEntries, lose, withoutHoles } from "./check.ts";
 import { entryBytes } from "./entries.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "./flow_entry.ts";
+import { finIsOut, KernelState, peerHasClosed } from "./kernel_tcp.ts";
 import type { MovedDevice, MovedState, MovedTcp } from "./model.ts";
 import {
   type PasstContent,
@@ -43,17 +44,6 @@ export const PasstFlag = {
   ackFromTapDue: 1 << 4,
 } as const;
 
-/** States of Linux's TCP, as TCP_INFO has them. */
-export const LinuxTcp = {
-  established: 1,
-  finWait1: 4,
-  finWait2: 5,
-  close: 7,
-  closeWait: 8,
-  lastAck: 9,
-  closing: 11,
-} as const;
-
 /** Of the options in a socket record: written by vuelo. */
 export const WRITTEN_BY_VUELO = 0x20 | 0x80;
 
@@ -77,18 +67,6 @@ const NO_SOCKET: PasstSocket = {
   sendQueue: EMPTY,
   receiveQueue: EMPTY,
 };
-
-/** Our FIN is sent and not acknowledged. */
-export function finIsOut(state: number): boolean {
-  return state === LinuxTcp.finWait1 || state === LinuxTcp.lastAck ||
-    state === LinuxTcp.closing;
-}
-
-/** The peer's FIN has come. */
-export function peerHasClosed(state: number): boolean {
-  return state === LinuxTcp.closeWait || state === LinuxTcp.lastAck ||
-    state === LinuxTcp.closing || state === LinuxTcp.close;
-}
 
 /**
  * What passt's stream moves, complete.
@@ -195,7 +173,7 @@ function toRecord(
     return lose(record, "it was not established");
   }
   const guestFin = (entries[index * FLOW_WORDS] & TcpFlow.guestFin) !== 0;
-  const failed = socket.state === LinuxTcp.close && !guestFin;
+  const failed = socket.state === KernelState.close && !guestFin;
   if (failed || !MOVED_STATES.includes(socket.state)) {
     return lose(record, `its socket was in state ${socket.state}`);
   }
@@ -243,9 +221,9 @@ function baseRecord(
 
 /** What a state stands for where the peer's FIN has come. */
 const CLOSED_AS: Readonly<Record<number, number>> = {
-  [LinuxTcp.finWait1]: LinuxTcp.lastAck,
-  [LinuxTcp.finWait2]: LinuxTcp.close,
-  [LinuxTcp.established]: LinuxTcp.closeWait,
+  [KernelState.finWait1]: KernelState.lastAck,
+  [KernelState.finWait2]: KernelState.close,
+  [KernelState.established]: KernelState.closeWait,
 };
 
 /** Undoes what {@link socketOf} does. */
@@ -255,7 +233,7 @@ function fromVuelo(
   entries: Int32Array,
 ): MovedTcp {
   const closed = hasPeerFin(entries, record);
-  const finWait2 = socket.state === LinuxTcp.finWait2;
+  const finWait2 = socket.state === KernelState.finWait2;
   const state = closed ? CLOSED_AS[socket.state] ?? socket.state : socket.state;
   return {
     ...record,
@@ -277,7 +255,7 @@ function fromPasstSocket(
     state: withFin(state, guestFin),
     sendSequence: socket.sendSequence - (finIsOut(state) ? 1 : 0) >>> 0,
   };
-  if (state === LinuxTcp.closing || state === LinuxTcp.close) {
+  if (state === KernelState.closing || state === KernelState.close) {
     return { ...corrected, receiveSequence: socket.receiveSequence - 1 >>> 0 };
   }
   if (!peerHasClosed(state)) return corrected;
@@ -298,8 +276,8 @@ function fromPasstSocket(
 /** The state with the guest's FIN, which passt may not have passed on yet. */
 function withFin(state: number, guestFin: boolean): number {
   if (!guestFin) return state;
-  if (state === LinuxTcp.established) return LinuxTcp.finWait1;
-  return state === LinuxTcp.closeWait ? LinuxTcp.lastAck : state;
+  if (state === KernelState.established) return KernelState.finWait1;
+  return state === KernelState.closeWait ? KernelState.lastAck : state;
 }
 
 /** How many bytes at the end of a receive queue, which a FIN follows, passt left out. */
@@ -415,9 +393,9 @@ function passtFlags(words: Int32Array, record: MovedTcp, closed: boolean): numbe
 
 /** The state that passt is told. */
 function toldState(state: number, closed: boolean): number {
-  if (finIsOut(state)) return LinuxTcp.finWait1;
-  if (state === LinuxTcp.close) return LinuxTcp.finWait2;
-  return closed && state === LinuxTcp.established ? LinuxTcp.closeWait : state;
+  if (finIsOut(state)) return KernelState.finWait1;
+  if (state === KernelState.close) return KernelState.finWait2;
+  return closed && state === KernelState.established ? KernelState.closeWait : state;
 }
 
 /**
@@ -435,7 +413,7 @@ export function socketOf(
   return {
     ...record,
     state,
-    sendSequence: record.sendSequence - (state === LinuxTcp.finWait2 ? 1 : 0),
+    sendSequence: record.sendSequence - (state === KernelState.finWait2 ? 1 : 0),
     receiveSequence: record.receiveSequence + (closed ? 1 : 0),
     options: record.options | WRITTEN_BY_VUELO,
   };
