@@ -4,10 +4,10 @@
  * process on loopback, whose time does not count. See --help.
  */
 import { parseArgs } from "@std/cli";
-import type { Case } from "./cases.ts";
-import { CASES } from "./cases.ts";
-import { HEADINGS, type Measured, row, toJson } from "./report.ts";
-import type { CountResult, TimeResult } from "./worker.ts";
+import type { Case } from "./micro/cases.ts";
+import { CASES } from "./micro/cases.ts";
+import { HEADINGS, type Measured, row, toJson } from "./micro/report.ts";
+import type { CountResult, TimeResult } from "./micro/worker.ts";
 
 const HELP = `deno task bench [--filter REGEX] [--seconds N] [--json FILE]
 
@@ -26,7 +26,7 @@ Columns, per packet (or what the case counts):
 
 /** A case that takes this long beyond its time makes no progress (ms). */
 const PATIENCE = 60_000;
-const WORKER = import.meta.resolve("./worker.ts");
+const WORKER = import.meta.resolve("./micro/worker.ts");
 
 async function run<T>(pass: string, { name }: Case, seconds: number): Promise<T> {
   const flags = pass === "time" ? ["--v8-flags=--expose-gc"] : [];

@@ -3,9 +3,9 @@
  * not count: `peer.ts ROLE`. Prints the port of 127.0.0.1 that it serves and goes on until
  * its standard input is closed.
  */
-import { Arena } from "../../ffi/arena.ts";
-import { Epoll, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../../ffi/event.ts";
-import { IovecArray, MessageArray } from "../../ffi/iovec.ts";
+import { Arena } from "../../../ffi/arena.ts";
+import { Epoll, EPOLLHUP, EPOLLIN, EPOLLOUT } from "../../../ffi/event.ts";
+import { IovecArray, MessageArray } from "../../../ffi/iovec.ts";
 import {
   acceptSocket,
   AF_INET,
@@ -32,9 +32,9 @@ import {
   SOCK_DGRAM,
   SOCK_STREAM,
   SOL_SOCKET,
-} from "../../ffi/socket.ts";
-import { checked } from "../../ffi/errno.ts";
-import { ip } from "../support/flow_config.ts";
+} from "../../../ffi/socket.ts";
+import { checked } from "../../../ffi/errno.ts";
+import { ip } from "../../support/flow_config.ts";
 
 /**
  * tcp-sink reads what comes; tcp-source sends without end; tcp-close ends each connection

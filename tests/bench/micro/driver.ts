@@ -4,16 +4,16 @@
  * It behaves as Linux does: EVENT_IDX, indirect descriptors for frames of several pieces,
  * a kick where the device asks for one, an interrupt for each batch received.
  */
-import { eventfdCreate, eventfdWrite } from "../../ffi/event.ts";
-import type { Vring } from "../../src/vhost_user/backend.ts";
-import { NO_FD } from "../../src/vhost_user/backend.ts";
+import { eventfdCreate, eventfdWrite } from "../../../ffi/event.ts";
+import type { Vring } from "../../../src/vhost_user/backend.ts";
+import { NO_FD } from "../../../src/vhost_user/backend.ts";
 import {
   DESC_F_INDIRECT,
   DESC_F_NEXT,
   DESC_F_WRITE,
   type GuestRam,
   NET_HEADER,
-} from "../support/mock_driver.ts";
+} from "../../support/mock_driver.ts";
 
 const DESC_WORDS = 4;
 

@@ -1,7 +1,7 @@
 /** What is measured: each case sets up a world and runs rounds of a few packets. */
-import { TcpFlag } from "../../src/wire/tcp.ts";
-import { FRAME } from "../../src/virtio/frame_source.ts";
-import { FLOW_WORDS, FlowKind, FlowWord, Side } from "../../src/flow/table.ts";
+import { TcpFlag } from "../../../src/wire/tcp.ts";
+import { FRAME } from "../../../src/virtio/frame_source.ts";
+import { FLOW_WORDS, FlowKind, FlowWord, Side } from "../../../src/flow/table.ts";
 import {
   ARP_FRAME,
   prepareArp,

@@ -1,10 +1,10 @@
 /** A data path with rings, a fast driver and a loop like that of the service. */
-import { Epoll } from "../../ffi/event.ts";
-import { EventKind } from "../../src/flow/context.ts";
-import { DataPath, KICK_INDEX } from "../../src/flow/datapath.ts";
-import { GuestMemory } from "../../src/virtio/guest_memory.ts";
-import { flowConfig } from "../support/flow_config.ts";
-import { GuestRam } from "../support/mock_driver.ts";
+import { Epoll } from "../../../ffi/event.ts";
+import { EventKind } from "../../../src/flow/context.ts";
+import { DataPath, KICK_INDEX } from "../../../src/flow/datapath.ts";
+import { GuestMemory } from "../../../src/virtio/guest_memory.ts";
+import { flowConfig } from "../../support/flow_config.ts";
+import { GuestRam } from "../../support/mock_driver.ts";
 import { RxRing, TxRing } from "./driver.ts";
 import type { Meter } from "./meter.ts";
 

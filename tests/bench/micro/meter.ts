@@ -3,8 +3,8 @@
  * {@link Meter.leave} around the former. What is measured is CPU time, so that waiting
  * for peers does not count: the thread's, less what the driver took by the clock.
  */
-import { Arena } from "../../ffi/arena.ts";
-import { libc } from "../../ffi/libc.ts";
+import { Arena } from "../../../ffi/arena.ts";
+import { libc } from "../../../ffi/libc.ts";
 
 const sys = libc({
   /** int clock_gettime(clockid_t clockid, struct timespec *tp) */

@@ -1,6 +1,6 @@
 /** The guest's end of a TCP connection, as little of it as a benchmark needs. */
-import { Protocol } from "../../src/wire/ip.ts";
-import { TcpFlag, writeTcpSynOptions } from "../../src/wire/tcp.ts";
+import { Protocol } from "../../../src/wire/ip.ts";
+import { TcpFlag, writeTcpSynOptions } from "../../../src/wire/tcp.ts";
 import { IP_AT, setIp, TCP_HEAD, TRANSPORT_AT } from "./frames.ts";
 import type { World } from "./world.ts";
 

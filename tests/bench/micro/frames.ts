@@ -1,12 +1,12 @@
 /** Frames of the guest, written once into every slot of its ring. */
-import { EtherType, writeEthernet } from "../../src/wire/ethernet.ts";
-import { Protocol } from "../../src/wire/ip.ts";
-import { writeIPv4 } from "../../src/wire/ipv4.ts";
-import { writeTcp } from "../../src/wire/tcp.ts";
-import { writeUdp } from "../../src/wire/udp.ts";
-import { ip, IP4, OUR_MAC } from "../support/flow_config.ts";
-import { GUEST_MAC } from "../support/guest_packets.ts";
-import { NET_HEADER } from "../support/mock_driver.ts";
+import { EtherType, writeEthernet } from "../../../src/wire/ethernet.ts";
+import { Protocol } from "../../../src/wire/ip.ts";
+import { writeIPv4 } from "../../../src/wire/ipv4.ts";
+import { writeTcp } from "../../../src/wire/tcp.ts";
+import { writeUdp } from "../../../src/wire/udp.ts";
+import { ip, IP4, OUR_MAC } from "../../support/flow_config.ts";
+import { GUEST_MAC } from "../../support/guest_packets.ts";
+import { NET_HEADER } from "../../support/mock_driver.ts";
 import type { TxRing } from "./driver.ts";
 
 /** Offsets from a slot's start: of the IP header, of the header after it, of payload. */

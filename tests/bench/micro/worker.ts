@@ -4,7 +4,7 @@
  * - time: CPU time and allocated bytes; needs `--v8-flags=--expose-gc`
  * - count: calls of libc, through wrapped functions
  */
-import { interpose } from "../../ffi/libc.ts";
+import { interpose } from "../../../ffi/libc.ts";
 import type { Case } from "./cases.ts";
 import type { Meter, Times } from "./meter.ts";
 
