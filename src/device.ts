@@ -13,39 +13,17 @@ import {
   type TransferAnswer,
   type Vring,
 } from "./vhost_user/backend.ts";
-import { ProtocolFeature, VHOST_F_LOG_ALL } from "./vhost_user/message.ts";
+import { ProtocolFeature } from "./vhost_user/message.ts";
 import { NetConfig } from "./vhost_user/net_config.ts";
 import { GuestMemory } from "./virtio/guest_memory.ts";
-import { NetFeature, NetFeatureHigh } from "./virtio/net_header.ts";
+import { NetFeature } from "./virtio/net_header.ts";
+import { offeredFeatures } from "./virtio/offered.ts";
 
 /** Flows at once: TCP connections, UDP associations and pings together. */
 export const MAX_FLOWS = 131_072;
 
-const OFFERED: readonly number[] = [
-  NetFeature.csum,
-  NetFeature.guestCsum,
-  NetFeature.mtu,
-  NetFeature.guestTso4,
-  NetFeature.guestTso6,
-  NetFeature.guestEcn,
-  NetFeature.hostTso4,
-  NetFeature.hostTso6,
-  NetFeature.hostEcn,
-  NetFeature.mrgRxbuf,
-  NetFeature.indirectDesc,
-  NetFeature.eventIdx,
-  NetFeature.protocolFeatures,
-];
-
-function bits(numbers: readonly number[]): number {
-  return numbers.reduce((mask, bit) => (mask | (1 << bit)) >>> 0, 0);
-}
-
 export class NetDevice implements Backend {
-  readonly deviceFeatures: FeatureBits = {
-    lo: (bits(OFFERED) | VHOST_F_LOG_ALL) >>> 0,
-    hi: bits([NetFeatureHigh.version1]),
-  };
+  readonly deviceFeatures: FeatureBits;
   readonly protocolFeatures: number = ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD |
     ProtocolFeature.RARP | ProtocolFeature.REPLY_ACK | ProtocolFeature.NET_MTU |
     ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.RESET_DEVICE |
@@ -67,6 +45,7 @@ export class NetDevice implements Backend {
   #receiving = false;
 
   constructor(config: Config, epoll: Epoll) {
+    this.deviceFeatures = offeredFeatures(config.migrateFormat);
     this.path = new DataPath(config, this.memory, epoll, MAX_FLOWS);
     this.#config = new NetConfig(config.ourMac, 1, config.mtu === 0 ? 1500 : config.mtu);
     this.path.onBroken = (queue) => this.#broken(queue);

@@ -139,7 +139,8 @@ export const OPTIONS = [
     group: "Virtual machine",
     help: [
       "Format of the state that goes to another host:",
-      "'vuelo', or 'passt' for a target that runs passt",
+      "'vuelo', or 'passt' for a target that runs passt,",
+      "where the guest is offered no more than passt has",
       "default: vuelo; what comes in is recognized",
     ],
   },

@@ -1,0 +1,43 @@
+/** Which virtio features the device offers to the driver. */
+import type { StateFormat } from "../config.ts";
+import type { FeatureBits } from "../vhost_user/backend.ts";
+import { NetFeature, NetFeatureHigh } from "./net_header.ts";
+
+/** What must be there: no option takes it away. */
+const ALWAYS: readonly number[] = [
+  NetFeature.mrgRxbuf,
+  NetFeature.logAll,
+  NetFeature.protocolFeatures,
+];
+/** Offloads, and cheaper rings. */
+const FASTER: readonly number[] = [
+  NetFeature.csum,
+  NetFeature.guestCsum,
+  NetFeature.guestTso4,
+  NetFeature.guestTso6,
+  NetFeature.guestEcn,
+  NetFeature.hostTso4,
+  NetFeature.hostTso6,
+  NetFeature.hostEcn,
+  NetFeature.mtu,
+  NetFeature.indirectDesc,
+  NetFeature.eventIdx,
+];
+/**
+ * All that passt offers besides, as GET_FEATURES of Debian's packages says: guestCsum in
+ * that of sid (2026), not yet in that of trixie (2025_05_03).
+ */
+const OF_PASST: readonly number[] = [NetFeature.guestCsum];
+
+/**
+ * The features on offer. QEMU refuses a guest whose driver uses a feature that the back-end
+ * of the target lacks, so that one which is to go to passt is offered what passt has.
+ */
+export function offeredFeatures(format: StateFormat): FeatureBits {
+  const more = format === "passt" ? OF_PASST : FASTER;
+  return { lo: bits([...ALWAYS, ...more]), hi: bits([NetFeatureHigh.version1]) };
+}
+
+function bits(numbers: readonly number[]): number {
+  return numbers.reduce((mask, bit) => (mask | (1 << bit)) >>> 0, 0);
+}

@@ -1,0 +1,12 @@
+import { assertEquals } from "@std/assert";
+import { offeredFeatures } from "./offered.ts";
+
+Deno.test("a guest that stays with vuelo is offered all", () => {
+  // virtio 1.3, 5.1.3 and 6: 0, 1, 3, 7-9, 11-13, 15, 28, 29, and 32; vhost: 26, 30.
+  assertEquals(offeredFeatures("vuelo"), { lo: 0x7400bb8b, hi: 1 });
+});
+
+Deno.test("a guest that may go to passt is offered what passt offers", () => {
+  // The answer of passt to GET_FEATURES, of Debian sid in October 2026.
+  assertEquals(offeredFeatures("passt"), { lo: 0x44008002, hi: 1 });
+});
