@@ -27,8 +27,8 @@ import {
   QUEUE_BROKEN,
   QUEUE_EMPTY,
   Segments,
-  type SplitQueue,
-} from "./split_queue.ts";
+  type Virtqueue,
+} from "./virtqueue.ts";
 
 /** Frames reserved at once at most. */
 export const MAX_FRAMES = 256;
@@ -56,8 +56,9 @@ export class FrameSink {
   /** A frame found no receive buffer since this was last cleared. */
   starved = false;
 
+  /** Replaced when a ring of another form starts. */
+  queue: Virtqueue;
   readonly #memory: GuestMemory;
-  readonly #queue: SplitQueue;
   readonly #copy: DataView;
   readonly #segments = new Segments();
   readonly #chainHead = new Int32Array(MAX_CHAINS);
@@ -69,9 +70,9 @@ export class FrameSink {
   /** Frames reserved since {@link begin}. */
   frames = 0;
 
-  constructor(memory: GuestMemory, queue: SplitQueue) {
+  constructor(memory: GuestMemory, queue: Virtqueue) {
     this.#memory = memory;
-    this.#queue = queue;
+    this.queue = queue;
     const buffer = new ArrayBuffer(NET_HEADER_SIZE + MAX_HEAD);
     this.#copy = new DataView(buffer);
     this.head = new DataView(buffer, NET_HEADER_SIZE);
@@ -131,33 +132,33 @@ export class FrameSink {
   /** Takes one chain; its size, or -1 if there is none that can be taken now. */
   #takeChain(): number {
     while (this.#chains < MAX_CHAINS && this.#segments.count < MAX_SEGMENTS) {
-      const result = this.#queue.take(this.#segments, true);
+      const result = this.queue.take(this.#segments, true);
       if (result === QUEUE_EMPTY) return -1;
       if (result === QUEUE_BROKEN) {
         this.broken = true;
         return -1;
       }
-      if (result === CHAIN_BAD || this.#queue.chainLength < NET_HEADER_SIZE) {
+      if (result === CHAIN_BAD || this.queue.chainLength < NET_HEADER_SIZE) {
         // Chains are given back in the order they were taken: first what comes before.
         if (this.#chains > 0) {
-          this.#queue.untake(1);
+          this.queue.untake(1);
           return -1;
         }
         this.#segments.count = 0;
-        this.#queue.putUsed(this.#queue.head, 0);
+        this.queue.putUsed(this.queue.head, 0);
         this.badChains++;
         continue;
       }
-      this.#chainHead[this.#chains] = this.#queue.head;
-      this.#chainSize[this.#chains] = this.#queue.chainLength;
+      this.#chainHead[this.#chains] = this.queue.head;
+      this.#chainSize[this.#chains] = this.queue.chainLength;
       this.#chains++;
-      return this.#queue.chainLength;
+      return this.queue.chainLength;
     }
     return -1;
   }
 
   #giveBack(firstChain: number, firstSegment: number): void {
-    this.#queue.untake(this.#chains - firstChain);
+    this.queue.untake(this.#chains - firstChain);
     this.#chains = firstChain;
     this.#segments.count = firstSegment;
   }
@@ -242,7 +243,7 @@ export class FrameSink {
     for (let i = this.#frameChain[frame]; left > 0; i++) {
       const size = this.#chainSize[i];
       const written = size < left ? size : left;
-      this.#queue.putUsed(this.#chainHead[i], written);
+      this.queue.putUsed(this.#chainHead[i], written);
       left -= written;
       buffers++;
     }
@@ -315,14 +316,14 @@ export class FrameSink {
 
   /** Ends what {@link begin} began: buffers that no committed frame used go back. */
   end(): void {
-    this.#queue.untake(this.#chains - this.#usedChains);
+    this.queue.untake(this.#chains - this.#usedChains);
     this.#chains = this.#usedChains = 0;
     this.frames = 0;
   }
 
   /** Shows the guest all committed frames; true if it wants to be notified. */
   flush(): boolean {
-    return this.#queue.publish();
+    return this.queue.publish();
   }
 
   /**

@@ -11,8 +11,8 @@ import {
   QUEUE_BROKEN,
   QUEUE_EMPTY,
   Segments,
-  type SplitQueue,
-} from "./split_queue.ts";
+  type Virtqueue,
+} from "./virtqueue.ts";
 
 /** Results of {@link FrameSource.next}. */
 export const FRAME = 1;
@@ -40,17 +40,18 @@ export class FrameSource {
   badChains = 0;
   taken = 0;
 
+  /** Replaced when a ring of another form starts. */
+  queue: Virtqueue;
   readonly #memory: GuestMemory;
-  readonly #queue: SplitQueue;
   readonly #segments = new Segments();
   readonly #copy: DataView;
   #copied = 0;
   readonly #heads = new Int32Array(MAX_BATCH);
   #held = 0;
 
-  constructor(memory: GuestMemory, queue: SplitQueue) {
+  constructor(memory: GuestMemory, queue: Virtqueue) {
     this.#memory = memory;
-    this.#queue = queue;
+    this.queue = queue;
     const buffer = new ArrayBuffer(HEAD_SIZE + 8);
     this.#copy = new DataView(buffer);
     this.netHeader = new DataView(buffer, 0, NET_HEADER_SIZE);
@@ -61,11 +62,11 @@ export class FrameSource {
   next(): number {
     while (this.#held < MAX_BATCH) {
       this.#segments.count = 0;
-      const result = this.#queue.take(this.#segments, false);
+      const result = this.queue.take(this.#segments, false);
       if (result === QUEUE_EMPTY) return NO_FRAME;
       if (result === QUEUE_BROKEN) return BROKEN;
-      this.#heads[this.#held++] = this.#queue.head;
-      const size = this.#queue.chainLength - NET_HEADER_SIZE;
+      this.#heads[this.#held++] = this.queue.head;
+      const size = this.queue.chainLength - NET_HEADER_SIZE;
       if (result === CHAIN_BAD || size < 14 || size > MAX_FRAME) {
         this.badChains++;
         continue;
@@ -183,8 +184,8 @@ export class FrameSource {
    * @returns true if the guest wants to be notified
    */
   flush(): boolean {
-    for (let i = 0; i < this.#held; i++) this.#queue.putUsed(this.#heads[i], 0);
+    for (let i = 0; i < this.#held; i++) this.queue.putUsed(this.#heads[i], 0);
     this.#held = 0;
-    return this.#queue.publish();
+    return this.queue.publish();
   }
 }

@@ -6,7 +6,7 @@ import type { FrameCapture } from "./frame_sink.ts";
 import { type FrameSource, MAX_FRAME } from "./frame_source.ts";
 import type { GuestMemory } from "./guest_memory.ts";
 import { completeChecksum, NET_HEADER_SIZE } from "./net_header.ts";
-import type { Segments } from "./split_queue.ts";
+import type { Segments } from "./virtqueue.ts";
 
 const MAGIC_MICROSECONDS = 0xa1b2c3d4;
 const LINKTYPE_ETHERNET = 1;

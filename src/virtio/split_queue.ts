@@ -8,6 +8,15 @@
  * to the caller, who gives it back unused.
  */
 import { type GuestMemory, WINDOW } from "./guest_memory.ts";
+import {
+  CHAIN_BAD,
+  MAX_SEGMENTS,
+  QUEUE_BROKEN,
+  QUEUE_EMPTY,
+  type RingLayout,
+  type Segments,
+  type Virtqueue,
+} from "./virtqueue.ts";
 
 const DESC_F_NEXT = 1;
 const DESC_F_WRITE = 2;
@@ -15,40 +24,9 @@ const DESC_F_INDIRECT = 4;
 const AVAIL_F_NO_INTERRUPT = 1;
 const USED_F_NO_NOTIFY = 1;
 
-/** Descriptors in one chain at most, however large the ring: what one sendmsg takes. */
-export const MAX_SEGMENTS = 1024;
-
-/** Results of {@link SplitQueue.take} that are not a number of segments. */
-export const QUEUE_EMPTY = 0;
-export const CHAIN_BAD = -1;
-export const QUEUE_BROKEN = -2;
-
-/** Where a ring lies, in offsets of the guest memory's view; checked by the caller. */
-export interface RingLayout {
-  /** Entries: a power of two up to 32768. */
-  readonly size: number;
-  readonly descOffset: number;
-  readonly availOffset: number;
-  readonly usedOffset: number;
-  /** Next available index to take. */
-  readonly baseIndex: number;
-  /** VIRTIO_RING_F_EVENT_IDX was negotiated. */
-  readonly eventIdx: boolean;
-  /** Guest address of the used ring for dirty logging, or -1 if it is not logged. */
-  readonly usedLogAddress: number;
-}
-
-/** Pieces of guest memory, appended to by {@link SplitQueue.take}. */
-export class Segments {
-  /** Offset in the guest memory's view. */
-  readonly offset: Float64Array = new Float64Array(2 * MAX_SEGMENTS);
-  readonly length: Int32Array = new Int32Array(2 * MAX_SEGMENTS);
-  count = 0;
-}
-
 const NO_BUFFER = new ArrayBuffer(8);
 
-export class SplitQueue {
+export class SplitQueue implements Virtqueue {
   readonly #memory: GuestMemory;
   #desc: Uint32Array = new Uint32Array(NO_BUFFER);
   #avail: Uint16Array = new Uint16Array(NO_BUFFER);

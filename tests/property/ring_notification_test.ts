@@ -2,7 +2,8 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
-import { Segments, SplitQueue } from "../../src/virtio/split_queue.ts";
+import { SplitQueue } from "../../src/virtio/split_queue.ts";
+import { Segments } from "../../src/virtio/virtqueue.ts";
 import { DriverRing, GuestRam, type RingOptions } from "../support/mock_driver.ts";
 
 const memory = new GuestMemory(2 ** 34);

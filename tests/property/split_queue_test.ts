@@ -5,14 +5,14 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { SplitQueue } from "../../src/virtio/split_queue.ts";
 import {
   CHAIN_BAD,
   MAX_SEGMENTS,
   QUEUE_BROKEN,
   QUEUE_EMPTY,
   Segments,
-  SplitQueue,
-} from "../../src/virtio/split_queue.ts";
+} from "../../src/virtio/virtqueue.ts";
 import {
   DESC_F_INDIRECT,
   DESC_F_NEXT,

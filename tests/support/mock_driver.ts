@@ -6,7 +6,7 @@
 import { memfdCreate } from "../../ffi/memory.ts";
 import { close } from "../../ffi/event.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
-import type { RingLayout } from "../../src/virtio/split_queue.ts";
+import type { RingLayout } from "../../src/virtio/virtqueue.ts";
 
 export const DESC_F_NEXT = 1;
 export const DESC_F_WRITE = 2;
