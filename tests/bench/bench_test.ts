@@ -38,6 +38,7 @@ Deno.test("every case runs, and all its figures are numbers", async () => {
       "--allow-all",
       "--no-check",
       import.meta.resolve("./main.ts"),
+      "--level=micro",
       "--seconds=0.01",
       `--json=${json}`,
     ],

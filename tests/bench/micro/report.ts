@@ -1,4 +1,4 @@
-/** Results of a benchmark as lines of a table and as JSON. */
+/** Results of level micro as lines of a table. */
 
 /** What one case came to; all figures but `packets` and `payload` are per packet. */
 export interface Measured {
@@ -58,18 +58,4 @@ export function row(measured: Measured): string {
     figure(measured.allocatedBytes),
     figure(measured.driverNanoseconds),
   ], mostCalled(measured));
-}
-
-/** All results as JSON, with what they were measured on. */
-export function toJson(results: readonly Measured[], seconds: number): string {
-  const about = {
-    date: new Date().toISOString(),
-    deno: Deno.version.deno,
-    v8: Deno.version.v8,
-    kernel: Deno.osRelease(),
-    arch: Deno.build.arch,
-    cpus: navigator.hardwareConcurrency,
-    seconds,
-  };
-  return JSON.stringify({ about, micro: results }, null, 2) + "\n";
 }

@@ -1,0 +1,60 @@
+/** DPDK's virtio-user, bridged to a tap. */
+import { DpdkGuest } from "../../support/dpdk.ts";
+import { until } from "../../support/lab_process.ts";
+import type { Frontend, GuestSpace } from "./frontend.ts";
+import { addressLink, ip, prepareNamespace } from "./network.ts";
+
+const LINK = "eth0";
+/** Frames that wait for testpmd; a full queue would lose them. */
+const QUEUE_LENGTH = 60_000;
+/** Its virtio driver takes no longer frames (VIRTIO_MAX_RX_PKTLEN is 9728). */
+const MAX_MTU = 9000;
+const HEADROOM = 256;
+
+class DpdkSpace implements GuestSpace {
+  constructor(private readonly guest: DpdkGuest) {}
+
+  get namespace(): string {
+    return this.guest.namespace;
+  }
+
+  get output(): string {
+    return this.guest.output;
+  }
+
+  async attach(socket: string, mtu: number): Promise<void> {
+    const frame = mtu + 18;
+    const args = mtu > 1500
+      ? [`--max-pkt-len=${frame}`, `--mbuf-size=${frame + HEADROOM}`]
+      : [];
+    await this.guest.start(socket, { args });
+    await ip(this.namespace, `link set ${LINK} mtu ${mtu} txqueuelen ${QUEUE_LENGTH} up`);
+    await addressLink(this.namespace, LINK);
+  }
+
+  async detach(): Promise<void> {
+    await this.guest.stop();
+    await until("the link is gone", async () => {
+      return !(await ip(this.namespace, "link show")).includes(`${LINK}:`);
+    });
+  }
+
+  async dropped(): Promise<number> {
+    const text = await ip(this.namespace, `-s -j link show dev ${LINK}`);
+    return JSON.parse(text)[0].stats64.tx.dropped as number;
+  }
+
+  async close(): Promise<void> {
+    await this.guest.close();
+  }
+}
+
+export const DPDK: Frontend = {
+  name: "dpdk",
+  maxMtu: MAX_MTU,
+  async create(): Promise<GuestSpace> {
+    const guest = await DpdkGuest.create();
+    await prepareNamespace(guest.namespace);
+    return new DpdkSpace(guest);
+  },
+};
