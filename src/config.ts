@@ -53,6 +53,18 @@ export interface ForwardRule {
 /** --migrate-format: whose stream a migration's source writes. */
 export type StateFormat = "vuelo" | "passt";
 
+/** --offload: what driver and device may leave to each other (see virtio/offloads.ts). */
+export type OffloadName =
+  | "csum"
+  | "tso4"
+  | "tso6"
+  | "ecn"
+  | "guest-csum"
+  | "guest-tso4"
+  | "guest-tso6"
+  | "guest-ecn"
+  | "mrg-rxbuf";
+
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 
 export interface Config {
@@ -95,4 +107,6 @@ export interface Config {
   /** --repair-path; "none" switches it off. */
   readonly repairPath?: string;
   readonly migrateFormat: StateFormat;
+  /** --offload: the offloads that may be offered; undefined is all. */
+  readonly offloads?: ReadonlySet<OffloadName>;
 }

@@ -45,7 +45,7 @@ export class NetDevice implements Backend {
   #receiving = false;
 
   constructor(config: Config, epoll: Epoll) {
-    this.deviceFeatures = offeredFeatures(config.migrateFormat);
+    this.deviceFeatures = offeredFeatures(config.migrateFormat, config.offloads);
     this.path = new DataPath(config, this.memory, epoll, MAX_FLOWS);
     this.#config = new NetConfig(config.ourMac, 1, config.mtu === 0 ? 1500 : config.mtu);
     this.path.onBroken = (queue) => this.#broken(queue);

@@ -7,7 +7,7 @@ import { cached, cacheFolder, digest, exists, LabError } from "./cache.ts";
 import { CpioWriter } from "./cpio.ts";
 import { type Kernel, program, provide, SETS, unpacked } from "./packages.ts";
 
-/** `base` boots fastest; `full` has dhclient, systemd-networkd, ipconfig and iperf3 too. */
+/** `base` boots fastest; `full` has dhclient, systemd-networkd, ipconfig, ethtool and iperf3. */
 export type ImageKind = "base" | "full";
 
 const DRIVERS = ["virtio_net"];
@@ -146,6 +146,7 @@ async function addBusybox(archive: CpioWriter, root: string): Promise<void> {
 
 async function addClients(archive: CpioWriter, root: string): Promise<void> {
   for (const file of CLIENTS) await addProgram(archive, root, file);
+  await addProgram(archive, await provide(SETS.ethtool), "usr/sbin/ethtool");
   const klibc = Deno.readDirSync(`${root}/usr/lib`);
   for (const entry of klibc) {
     const file = `usr/lib/${entry.name}`;

@@ -26,6 +26,7 @@ export const SETS = {
     packages: ["isc-dhcp-client", "systemd", "udev", "dbus", "klibc-utils", "iperf3"],
     dependencies: true,
   },
+  ethtool: { name: "ethtool", packages: ["ethtool"], dependencies: true },
   iproute: { name: "iproute", packages: ["iproute2"], dependencies: true },
   tshark: { name: "tshark", packages: ["tshark"], dependencies: true },
   dpdk: {

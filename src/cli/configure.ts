@@ -7,6 +7,7 @@ import type { HostFacts } from "../host/facts.ts";
 import { defaultUser, parseUser } from "../host/privileges.ts";
 import { isIPv4, parseMac } from "../wire/address.ts";
 import { configureFamilies } from "./families.ts";
+import { readOffloads } from "./offload.ts";
 import type { OptionName, ParsedOptions } from "./options.ts";
 import { parseForwards } from "./ports.ts";
 import {
@@ -131,6 +132,7 @@ function processOptions(options: ParsedOptions) {
     runAs,
     repairPath: path("repair-path"),
     migrateFormat: readFormat(options),
+    ...offloads(options),
   } as const;
 }
 
@@ -139,6 +141,11 @@ function readFormat(options: ParsedOptions): StateFormat {
   if (value === undefined || value.text === "vuelo") return "vuelo";
   if (value.text === "passt") return "passt";
   throw new UsageError(value.written, "expected 'vuelo' or 'passt'");
+}
+
+function offloads(options: ParsedOptions): Pick<Config, "offloads"> {
+  const value = options.last("offload");
+  return value === undefined ? {} : { offloads: readOffloads(value) };
 }
 
 function readSocketPath(options: ParsedOptions): string | undefined {

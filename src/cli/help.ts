@@ -17,6 +17,9 @@ const NOTES: Partial<Record<typeof GROUPS[number], readonly string[]>> = {
   "Virtual machine": [
     "Example: vuelo -f -s /tmp/vm.sock -m 1500",
   ],
+  Performance: [
+    "Example, without frames larger than the MTU: vuelo --offload=-tso,-guest-tso",
+  ],
   Addresses: [
     "Example: vuelo -a 192.0.2.5/24 -g 192.0.2.1 -a 2001:db8::5/64 -g fe80::1",
   ],

@@ -10,6 +10,7 @@ export const GROUPS = [
   "Process",
   "Logging",
   "Virtual machine",
+  "Performance",
   "Addresses",
   "DNS and names",
   "Host mapping",
@@ -157,6 +158,18 @@ export const OPTIONS = [
     argument: "MAC",
     group: "Virtual machine",
     help: ["MAC address that vuelo itself has", "default: 9a:55:9a:55:9a:55"],
+  },
+  {
+    name: "offload",
+    argument: "LIST",
+    group: "Performance",
+    help: [
+      "Offloads for the guest, parted by commas: all, none,",
+      "csum, tso4, tso6, ecn, guest-csum, guest-tso4,",
+      "guest-tso6, guest-ecn, mrg-rxbuf; tso and guest-tso",
+      "are both families; -NAME leaves one out",
+      "default: all",
+    ],
   },
   {
     name: "address",

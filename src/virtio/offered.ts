@@ -1,11 +1,11 @@
 /** Which virtio features the device offers to the driver. */
-import type { StateFormat } from "../config.ts";
+import type { OffloadName, StateFormat } from "../config.ts";
 import type { FeatureBits } from "../vhost_user/backend.ts";
 import { NetFeature, NetFeatureHigh } from "./net_header.ts";
+import { limitOffloads } from "./offloads.ts";
 
 /** What must be there: no option takes it away. */
 const ALWAYS: readonly number[] = [
-  NetFeature.mrgRxbuf,
   NetFeature.logAll,
   NetFeature.protocolFeatures,
 ];
@@ -19,6 +19,7 @@ const FASTER: readonly number[] = [
   NetFeature.hostTso4,
   NetFeature.hostTso6,
   NetFeature.hostEcn,
+  NetFeature.mrgRxbuf,
   NetFeature.mtu,
   NetFeature.indirectDesc,
   NetFeature.eventIdx,
@@ -27,15 +28,23 @@ const FASTER: readonly number[] = [
  * All that passt offers besides, as GET_FEATURES of Debian's packages says: guestCsum in
  * that of sid (2026), not yet in that of trixie (2025_05_03).
  */
-const OF_PASST: readonly number[] = [NetFeature.guestCsum];
+const OF_PASST: readonly number[] = [NetFeature.guestCsum, NetFeature.mrgRxbuf];
 
 /**
  * The features on offer. QEMU refuses a guest whose driver uses a feature that the back-end
  * of the target lacks, so that one which is to go to passt is offered what passt has.
+ *
+ * @param offloads those that may be among them; undefined is all
  */
-export function offeredFeatures(format: StateFormat): FeatureBits {
+export function offeredFeatures(
+  format: StateFormat,
+  offloads?: ReadonlySet<OffloadName>,
+): FeatureBits {
   const more = format === "passt" ? OF_PASST : FASTER;
-  return { lo: bits([...ALWAYS, ...more]), hi: bits([NetFeatureHigh.version1]) };
+  return {
+    lo: limitOffloads(bits([...ALWAYS, ...more]), offloads),
+    hi: bits([NetFeatureHigh.version1]),
+  };
 }
 
 function bits(numbers: readonly number[]): number {

@@ -10,3 +10,11 @@ Deno.test("a guest that may go to passt is offered what passt offers", () => {
   // The answer of passt to GET_FEATURES, of Debian sid in October 2026.
   assertEquals(offeredFeatures("passt"), { lo: 0x44008002, hi: 1 });
 });
+
+Deno.test("--offload takes away from either, and what needs that", () => {
+  assertEquals(offeredFeatures("vuelo", new Set()), { lo: 0x74000008, hi: 1 });
+  assertEquals(offeredFeatures("passt", new Set()), { lo: 0x44000000, hi: 1 });
+  const tso = new Set(["tso4", "guest-csum", "guest-ecn"] as const);
+  assertEquals(offeredFeatures("vuelo", tso), { lo: 0x7400000a, hi: 1 });
+  assertEquals(offeredFeatures("passt", tso), { lo: 0x44000002, hi: 1 });
+});

@@ -34,6 +34,14 @@ export interface PortStats {
   readonly last: [string, number];
 }
 
+/** Frames of one direction and protocol that an interface's driver took or gave. */
+export interface Watched {
+  readonly frames: number;
+  readonly longest: number;
+  /** With a checksum that the other side is to complete. */
+  readonly partial: number;
+}
+
 /** Each operation: its arguments and its result. */
 interface Operations {
   serve: [Record<never, never>, null];
@@ -77,6 +85,8 @@ interface Operations {
   spawn: [{ argv: string[] }, number];
   kill: [{ pid: number; signal?: number }, number];
   write: [{ path: string; text: string }, null];
+  watch: [{ interface?: string }, null];
+  watched: [{ interface?: string }, Record<string, Watched>];
   wait: [{ path: string; contains: string; timeout?: number }, string];
 }
 

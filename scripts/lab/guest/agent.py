@@ -489,6 +489,53 @@ def op_wait(path, contains, timeout=30):
         time.sleep(0.02)
 
 
+# linux/if_packet.h; Python names only some of it.
+SOL_PACKET, PACKET_AUXDATA, TP_STATUS_CSUMNOTREADY = 263, 8, 1 << 3
+ETHERTYPES = {0x0800: ("ip4", 23), 0x86DD: ("ip6", 20)}
+PROTOCOLS = {6: "tcp", 17: "udp"}
+watches = {}
+
+
+def watch_frames(sock, seen, stop):
+    """Notes of every frame what the driver was given, or gave."""
+    while not stop.is_set():
+        try:
+            head, control, _, address = sock.recvmsg(64, 256)
+        except TimeoutError:
+            continue
+        version, protocol_at = ETHERTYPES.get(address[1], (None, 0))
+        if version is None or head[protocol_at] not in PROTOCOLS:
+            continue
+        status, length = struct.unpack("II", control[0][2][:8])
+        way = "out" if address[2] == socket.PACKET_OUTGOING else "in"
+        kind = f"{way} {PROTOCOLS[head[protocol_at]]} {version}"
+        entry = seen.setdefault(kind, {"frames": 0, "longest": 0, "partial": 0})
+        entry["frames"] += 1
+        entry["longest"] = max(entry["longest"], length)
+        entry["partial"] += bool(status & TP_STATUS_CSUMNOTREADY)
+
+
+def op_watch(interface="eth0"):
+    """Watches an interface's frames until `watched`."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    sock.bind((interface, 3))
+    sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+    sock.settimeout(0.1)
+    seen, stop = {}, threading.Event()
+    thread = threading.Thread(target=watch_frames, args=(sock, seen, stop))
+    thread.start()
+    watches[interface] = (sock, seen, stop, thread)
+
+
+def op_watched(interface="eth0"):
+    """Frames by direction and protocol: how many, the longest, with partial checksums."""
+    sock, seen, stop, thread = watches.pop(interface)
+    stop.set()
+    thread.join()
+    sock.close()
+    return seen
+
+
 OPERATIONS = {
     name[3:]: value
     for name, value in {**vars(streams), **globals()}.items()
