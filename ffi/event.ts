@@ -51,6 +51,7 @@ const PACKED = Deno.build.arch === "x86_64";
 const EVENT_SIZE = PACKED ? 12 : 16;
 const DATA_AT = PACKED ? 4 : 8;
 
+const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK_CLOEXEC = 0o2004000;
 const TFD_NONBLOCK_CLOEXEC = 0o2004000;
 const CLOCK_MONOTONIC = 1;
@@ -185,9 +186,14 @@ const one = scratch.pointer(ONE_AT);
 const count = scratch.pointer(COUNT_AT);
 const spec = scratch.pointer(SPEC_AT);
 
-/** A non-blocking event counter of 0. @throws {SyscallError} if no descriptor is left. */
-export function eventfdCreate(): number {
-  return checked(sys.eventfd(0, EFD_NONBLOCK_CLOEXEC), "eventfd");
+/**
+ * An event counter of 0; reading it does not wait, unless it is to be `blocking`.
+ *
+ * @throws {SyscallError} if no descriptor is left
+ */
+export function eventfdCreate(blocking = false): number {
+  const flags = blocking ? EFD_CLOEXEC : EFD_NONBLOCK_CLOEXEC;
+  return checked(sys.eventfd(0, flags), "eventfd");
 }
 
 /** Adds 1 to an event counter; false if that failed, with errno() set. */

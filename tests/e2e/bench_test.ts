@@ -31,9 +31,11 @@ function assertMeasured({ samples }: Figures, names: readonly string[]): void {
   }
 }
 
-Deno.test("bench: behind DPDK, beside passt", async () => {
-  const name = "TCP up, 1 stream";
-  const [table, figures] = await bench("native", `dpdk MTU 1500 ${name}`);
-  assertMeasured(figures, [name, "process"]);
-  assertStringIncludes(table, "vuelo / passt");
-});
+for (const frontend of ["tap", "dpdk"]) {
+  Deno.test(`bench: behind ${frontend}, beside passt`, async () => {
+    const name = "TCP up, 1 stream";
+    const [table, figures] = await bench("native", `${frontend} MTU 1500 ${name}`);
+    assertMeasured(figures, [name, "process"]);
+    assertStringIncludes(table, "vuelo / passt");
+  });
+}

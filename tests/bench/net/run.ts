@@ -5,6 +5,7 @@ import { NET_CASES, type NetCase } from "./cases.ts";
 import { compare, type Plan } from "./compare.ts";
 import { DPDK } from "./dpdk.ts";
 import type { Frontend } from "./frontend.ts";
+import { TAP } from "./tap.ts";
 
 interface Part {
   readonly frontend: Frontend;
@@ -16,6 +17,7 @@ interface Part {
 const FEW = /^(TCP (up|down), [18] stream|UDP|TCP request-response$|TCP connect)/;
 
 const PARTS: readonly Part[] = [
+  { frontend: TAP, mtus: [1500, 9000, 65_520], cases: NET_CASES },
   {
     frontend: DPDK,
     mtus: [1500, 9000],
