@@ -1,21 +1,17 @@
-/** The running service: joins socket, session, device and flows in one loop. */
-import { Epoll, EPOLLIN } from "../ffi/event.ts";
+/** The running service: what serves a guest, and what lets frontends and helpers in. */
+import { EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
-import { NetDevice } from "./device.ts";
 import { eventData, EventKind } from "./flow/context.ts";
-import { KICK_INDEX } from "./flow/datapath.ts";
-import { Forwarder } from "./flow/forward.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
+import { FIRST_FREE_INDEX, GuestService } from "./guest_service.ts";
 import { log } from "./log.ts";
-import { GuestMove } from "./migrate/guest_move.ts";
-import { Migration } from "./migrate/migration.ts";
+import { Rehearsal } from "./rehearsal/rehearsal.ts";
 import { openRepairLink, type RepairLink } from "./repair/link.ts";
 import { canRepair, OwnRepair } from "./repair/switch.ts";
 import { Pcap } from "./virtio/pcap.ts";
 import { NO_FD } from "./vhost_user/backend.ts";
 import { Listener } from "./vhost_user/listener.ts";
-import { Session } from "./vhost_user/session.ts";
 
 /** What the caller wants to know of a service that runs. */
 export interface Hooks {
@@ -23,54 +19,38 @@ export interface Hooks {
   ready(): void;
 }
 
-/** Indexes of control events that are not kicks. */
-const LISTENER = 1;
-const SESSION = 2;
-const TRANSFER = 3;
-const REPAIR = 4;
+const LISTENER = FIRST_FREE_INDEX;
+const REPAIR = FIRST_FREE_INDEX + 1;
 
 /**
  * Signals are noticed when the loop gives way to Deno's: at once where one interrupts
  * the wait, and after this long where it came a moment before.
  */
 const LONGEST_WAIT_MS = 1000;
+/** After so long without anything to do there is time to rehearse a bit of a move. */
+const QUIET_MS = 10;
 
 class Service {
   readonly #config: Config;
-  readonly #epoll = new Epoll(256);
-  readonly #device: NetDevice;
-  readonly #forwarder: Forwarder;
-  readonly #move: GuestMove;
-  readonly #migration: Migration;
+  readonly #guest: GuestService;
+  readonly #rehearsal: Rehearsal;
   #repair: RepairLink | undefined;
   #listener: Listener | undefined;
-  #session: Session | undefined;
   #served = false;
   stopped = false;
 
   constructor(config: Config) {
     this.#config = config;
-    this.#device = new NetDevice(config, this.#epoll);
-    this.#forwarder = new Forwarder(this.#device.path);
-    this.#move = new GuestMove(this.#device.path, this.#forwarder, () => ({
-      featuresLo: this.#device.features.lo,
-      featuresHi: this.#device.features.hi,
-    }));
-    const transfer = eventData(EventKind.control, TRANSFER);
-    const { migrateFormat } = config;
-    this.#migration = new Migration(
-      this.#move,
-      migrateFormat,
-      this.#epoll,
-      transfer,
-      log,
-    );
-    this.#device.migration = this.#migration;
-    this.#device.onReceiving = (receiving) => {
-      if (receiving) this.#forwarder.resume();
-      else this.#forwarder.pause();
+    this.#guest = new GuestService(config);
+    this.#guest.onControl = (index) => {
+      if (index === LISTENER) this.#accept();
+      else this.#helper();
     };
-    this.#device.onGone = () => this.#move.forget();
+    this.#guest.onDisconnected = () => {
+      log.info("frontend disconnected");
+      if (config.oneOff || this.#listener === undefined) this.stopped = this.#served;
+    };
+    this.#rehearsal = new Rehearsal(config);
   }
 
   /** Opens all that needs privileges or can fail. @throws {StartError} */
@@ -80,10 +60,10 @@ class Service {
     else if (socketPath !== undefined) {
       this.#listener = new Listener(socketPath, log);
       const data = eventData(EventKind.control, LISTENER);
-      this.#epoll.add(this.#listener.fd, EPOLLIN, data);
+      this.#guest.epoll.add(this.#listener.fd, EPOLLIN, data);
     }
     if (this.#config.pcap !== undefined) this.#capture(this.#config.pcap);
-    this.#forwarder.open();
+    this.#guest.forwarder.open();
     this.#repair = openRepairLink(this.#config);
     dropPrivileges(this.#config);
     this.#chooseRepair();
@@ -93,14 +73,15 @@ class Service {
   #chooseRepair(): void {
     if (this.#repair !== undefined) {
       const data = eventData(EventKind.control, REPAIR);
-      this.#epoll.add(this.#repair.fd, EPOLLIN, data);
+      this.#guest.epoll.add(this.#repair.fd, EPOLLIN, data);
     }
-    this.#move.repair = canRepair() ? new OwnRepair() : this.#repair;
+    this.#guest.move.repair = canRepair() ? new OwnRepair() : this.#repair;
   }
 
   #capture(path: string): void {
+    const { device } = this.#guest;
     try {
-      this.#device.path.capture(new Pcap(path, this.#device.memory));
+      device.path.capture(new Pcap(path, device.memory));
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       throw new StartError(`cannot capture to ${path}: ${reason}`);
@@ -108,53 +89,23 @@ class Service {
   }
 
   #serve(fd: number): void {
-    this.#session = new Session(fd, this.#device, log);
-    this.#epoll.add(fd, EPOLLIN, eventData(EventKind.control, SESSION));
+    this.#guest.serve(fd);
     this.#served = true;
-    this.#move.rehearse(); // the guest is only about to start
   }
 
   /** Handles one round of events; true if a signal came in. */
   turn(): boolean {
-    const { path } = this.#device;
-    const longest = Math.min(LONGEST_WAIT_MS, this.#forwarder.timeout());
-    const timeout = path.timeout();
-    const wait = timeout < 0 || timeout > longest ? longest : timeout;
-    const count = this.#epoll.wait(wait);
-    path.now = performance.now();
-    for (let i = 0; i < count; i++) this.#event(i);
-    this.#forwarder.turn();
-    this.#migration.tick();
-    path.turn();
-    return this.#epoll.interrupted;
-  }
-
-  #event(i: number): void {
-    const data = this.#epoll.data(i);
-    const kind = data >>> 24;
-    const index = data & 0xffffff;
-    const events = this.#epoll.events(i);
-    switch (kind) {
-      case EventKind.control:
-        if (index >= KICK_INDEX) this.#device.path.kicked(index - KICK_INDEX);
-        else if (index === LISTENER) this.#accept();
-        else if (index === TRANSFER) this.#migration.onEvent(events, this.#epoll.high(i));
-        else if (index === REPAIR) this.#helper();
-        else this.#readable();
-        return;
-      case EventKind.tcpListener:
-      case EventKind.udpListener:
-        this.#forwarder.onEvent(kind, index, events);
-        return;
-      default:
-        this.#device.path.onSocket(kind, index, this.#epoll.high(i), events);
-    }
+    const { migration, device, epoll, move } = this.#guest;
+    const idle = device.path.table.count === 0 && migration.idle;
+    const rehearses = idle && this.#rehearsal.wants(move.repair);
+    const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
+    if (rehearses && count === 0) this.#rehearsal.round(move.repair);
+    return epoll.interrupted;
   }
 
   #accept(): void {
-    const present = this.#session !== undefined && !this.#session.over
-      ? this.#session
-      : null;
+    const { session } = this.#guest;
+    const present = session !== undefined && !session.over ? session : null;
     const fd = this.#listener?.accept(present) ?? NO_FD;
     if (fd === NO_FD) return;
     log.info("frontend connected");
@@ -163,24 +114,14 @@ class Service {
 
   #helper(): void {
     this.#repair?.onReadable();
-    if (this.#repair?.available !== true) return;
-    this.#migration.helperCame();
-    if (this.#session !== undefined) this.#move.rehearse();
-  }
-
-  #readable(): void {
-    if (this.#session === undefined || this.#session.readable()) return;
-    this.#session = undefined;
-    log.info("frontend disconnected");
-    if (this.#config.oneOff || this.#listener === undefined) this.stopped = this.#served;
+    if (this.#repair?.available === true) this.#guest.migration.helperCame();
   }
 
   close(): void {
-    this.#session?.close();
-    this.#forwarder.close();
+    this.#guest.close();
     this.#listener?.close();
     this.#repair?.close();
-    log.info(this.#device.path.summary());
+    log.info(this.#guest.device.path.summary());
   }
 }
 

@@ -10,6 +10,7 @@ import {
   type Backend,
   type FeatureBits,
   NO_FD,
+  type SessionLog,
   type TransferAnswer,
   type Vring,
 } from "./vhost_user/backend.ts";
@@ -22,6 +23,13 @@ import { offeredFeatures } from "./virtio/offered.ts";
 /** Flows at once: TCP connections, UDP associations and pings together. */
 export const MAX_FLOWS = 131_072;
 
+export interface DeviceOptions {
+  /** As many as {@link MAX_FLOWS} unless said otherwise. */
+  readonly flows?: number;
+  readonly memory?: GuestMemory;
+  readonly log?: SessionLog;
+}
+
 export class NetDevice implements Backend {
   readonly deviceFeatures: FeatureBits;
   readonly protocolFeatures: number = ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD |
@@ -30,7 +38,7 @@ export class NetDevice implements Backend {
     ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS |
     ProtocolFeature.DEVICE_STATE;
   readonly maxQueues = 2;
-  readonly memory: GuestMemory = new GuestMemory();
+  readonly memory: GuestMemory;
   readonly path: DataPath;
   readonly #config: NetConfig;
   readonly #running: (Vring | undefined)[] = [undefined, undefined];
@@ -44,9 +52,13 @@ export class NetDevice implements Backend {
   onGone: () => void = () => {};
   #receiving = false;
 
-  constructor(config: Config, epoll: Epoll) {
+  readonly #log: SessionLog;
+
+  constructor(config: Config, epoll: Epoll, options: DeviceOptions = {}) {
+    this.memory = options.memory ?? new GuestMemory();
+    this.#log = options.log ?? log;
     this.deviceFeatures = offeredFeatures(config.migrateFormat, config.offloads);
-    this.path = new DataPath(config, this.memory, epoll, MAX_FLOWS);
+    this.path = new DataPath(config, this.memory, epoll, options.flows ?? MAX_FLOWS);
     this.#config = new NetConfig(config.ourMac, 1, config.mtu === 0 ? 1500 : config.mtu);
     this.path.onBroken = (queue) => this.#broken(queue);
   }
@@ -62,11 +74,11 @@ export class NetDevice implements Backend {
       largeReceive6: guestChecksum && has(NetFeature.guestTso6),
       eventIdx: has(NetFeature.eventIdx),
     });
-    log.debug(`features accepted: ${hex(features.hi)}${hex(features.lo)}`);
+    this.#log.debug(`features accepted: ${hex(features.hi)}${hex(features.lo)}`);
   }
 
   startQueue(ring: Vring): void {
-    log.debug(
+    this.#log.debug(
       `queue ${ring.index} starts at ${ring.baseIndex}, ${ring.size} entries, ` +
         `${ring.enabled ? "enabled" : "disabled"}`,
     );
@@ -78,7 +90,7 @@ export class NetDevice implements Backend {
   stopQueue(index: number): number {
     const next = this.path.stopQueue(index);
     this.#running[index] = undefined;
-    log.debug(`queue ${index} stops at ${next}`);
+    this.#log.debug(`queue ${index} stops at ${next}`);
     this.#noteReceiving();
     return next;
   }
@@ -100,7 +112,7 @@ export class NetDevice implements Backend {
   /** A ring's indexes cannot be: no more of it is read, and the frontend is told. */
   #broken(queue: number): void {
     const ring = this.#running[queue];
-    log.warn(
+    this.#log.warn(
       `queue ${queue}: the available index or a descriptor number is beyond the ring's ` +
         `${ring?.size ?? 0} entries; the queue stands still until the driver resets it`,
     );
@@ -138,7 +150,7 @@ export class NetDevice implements Backend {
   }
 
   closed(): void {
-    log.debug(this.path.summary());
+    this.#log.debug(this.path.summary());
     this.migration?.gone();
     this.path.dropAll();
     this.path.forgetGuest();

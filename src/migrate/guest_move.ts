@@ -4,6 +4,7 @@ import type { DataPath } from "../flow/datapath.ts";
 import { setDeaf } from "../flow/datagram_move.ts";
 import type { Forwarder } from "../flow/forward.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord } from "../flow/table.ts";
+import type { RestoreOptions } from "../flow/tcp/restore.ts";
 import { UdpWord } from "../flow/udp_layout.ts";
 import { announceAt } from "../host/announce.ts";
 import { freeDescriptors } from "../host/descriptors.ts";
@@ -13,7 +14,6 @@ import { formatAddress, isIPv4, isUnspecified, sameAddress } from "../wire/addre
 import type { MovedDatagramFlow, MovedDevice, MovedState } from "../wire/state/model.ts";
 import { collect, takeEntries } from "./collect.ts";
 import type { Movable } from "./movable.ts";
-import { rehearse } from "./rehearsal.ts";
 
 /** What the device knows of itself. */
 export interface DeviceFacts {
@@ -37,7 +37,6 @@ export class GuestMove implements Movable {
   #deaf = false;
   /** The link's MTU before a guest came with another. */
   #ownMtu: number | undefined;
-  #rehearsed = false;
   /** The guest came from elsewhere and has not run here yet. */
   #arrived = false;
 
@@ -45,6 +44,7 @@ export class GuestMove implements Movable {
     private readonly path: DataPath,
     private readonly forwarder: Forwarder,
     private readonly facts: () => DeviceFacts,
+    private readonly options: RestoreOptions = {},
   ) {}
 
   freeze(): number {
@@ -66,17 +66,6 @@ export class GuestMove implements Movable {
   save(): MovedState {
     const { rules } = this.forwarder;
     return { device: this.#device(), ...collect(this.path), rules };
-  }
-
-  /** Rehearses a move, if there is time and right for it. */
-  rehearse(): void {
-    if (this.#rehearsed || this.#frozen || this.repair?.available !== true) return;
-    this.#rehearsed = true;
-    try {
-      rehearse(this.path, this.repair, this.#device());
-    } catch (error) {
-      log.warn(`a move could not be rehearsed: ${error}`);
-    }
   }
 
   #device(): MovedDevice {
@@ -116,7 +105,7 @@ export class GuestMove implements Movable {
     this.#takeDevice(state.device);
     forwarder.adopt(state.rules, spare - count);
     const flows = takeEntries(path, state.entries);
-    const number = path.tcp.restore(state.tcp, flows, this.repair);
+    const number = path.tcp.restore(state.tcp, flows, this.repair, this.options);
     if (number !== 0) {
       this.discard();
       return number;

@@ -304,6 +304,11 @@ export class Migration {
     return this.#phase !== Phase.saving && this.#phase !== Phase.loading;
   }
 
+  /** Nothing of a move is left here. */
+  get idle(): boolean {
+    return this.#phase === Phase.idle;
+  }
+
   /** CHECK_DEVICE_STATE: 0 or an error number. */
   check(): number {
     const deadline = performance.now() + REST_MS;

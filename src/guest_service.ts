@@ -1,0 +1,112 @@
+/** What serves one guest: its device, flows, forwarded ports and moves, in one loop. */
+import { Epoll, EPOLLIN } from "../ffi/event.ts";
+import type { Config } from "./config.ts";
+import { type DeviceOptions, NetDevice } from "./device.ts";
+import { eventData, EventKind } from "./flow/context.ts";
+import { KICK_INDEX } from "./flow/datapath.ts";
+import { Forwarder } from "./flow/forward.ts";
+import type { RestoreOptions } from "./flow/tcp/restore.ts";
+import { log } from "./log.ts";
+import { GuestMove } from "./migrate/guest_move.ts";
+import { Migration } from "./migrate/migration.ts";
+import { Session } from "./vhost_user/session.ts";
+
+/** Indexes of control events that are not kicks; others are for who watches more. */
+const SESSION = 1;
+const TRANSFER = 2;
+export const FIRST_FREE_INDEX = 3;
+
+export type GuestServiceOptions = DeviceOptions & RestoreOptions;
+
+export class GuestService {
+  readonly epoll = new Epoll(256);
+  readonly device: NetDevice;
+  readonly forwarder: Forwarder;
+  readonly move: GuestMove;
+  readonly migration: Migration;
+  session: Session | undefined;
+  /** Called for control events from {@link FIRST_FREE_INDEX} on. */
+  onControl: (index: number) => void = () => {};
+  /** Called when the frontend has gone. */
+  onDisconnected: () => void = () => {};
+
+  constructor(config: Config, private readonly options: GuestServiceOptions = {}) {
+    this.device = new NetDevice(config, this.epoll, options);
+    const { device, epoll } = this;
+    this.forwarder = new Forwarder(device.path);
+    const facts = () => ({
+      featuresLo: device.features.lo,
+      featuresHi: device.features.hi,
+    });
+    this.move = new GuestMove(device.path, this.forwarder, facts, options);
+    const data = eventData(EventKind.control, TRANSFER);
+    const { migrateFormat } = config;
+    const report = options.log ?? log;
+    this.migration = new Migration(this.move, migrateFormat, epoll, data, report);
+    device.migration = this.migration;
+    device.onReceiving = (receiving) => {
+      if (receiving) this.forwarder.resume();
+      else this.forwarder.pause();
+    };
+    device.onGone = () => this.move.forget();
+  }
+
+  /** Serves the frontend at `fd`, a connected, non-blocking socket, from now on. */
+  serve(fd: number): void {
+    this.session = new Session(fd, this.device, this.options.log ?? log);
+    this.epoll.add(fd, EPOLLIN, eventData(EventKind.control, SESSION));
+  }
+
+  /**
+   * Handles one round of events.
+   *
+   * @param longest milliseconds to wait for one
+   * @returns how many there were
+   */
+  turn(longest: number): number {
+    const { path } = this.device;
+    const most = Math.min(longest, this.forwarder.timeout());
+    const timeout = path.timeout();
+    const wait = timeout < 0 || timeout > most ? most : timeout;
+    const count = this.epoll.wait(wait);
+    path.now = performance.now();
+    for (let i = 0; i < count; i++) this.#event(i);
+    this.forwarder.turn();
+    this.migration.tick();
+    path.turn();
+    return count;
+  }
+
+  #event(i: number): void {
+    const { epoll, device } = this;
+    const data = epoll.data(i);
+    const kind = data >>> 24;
+    const index = data & 0xffffff;
+    const events = epoll.events(i);
+    switch (kind) {
+      case EventKind.control:
+        if (index >= KICK_INDEX) device.path.kicked(index - KICK_INDEX);
+        else if (index === SESSION) this.#readable();
+        else if (index === TRANSFER) this.migration.onEvent(events, epoll.high(i));
+        else this.onControl(index);
+        return;
+      case EventKind.tcpListener:
+      case EventKind.udpListener:
+        this.forwarder.onEvent(kind, index, events);
+        return;
+      default:
+        device.path.onSocket(kind, index, epoll.high(i), events);
+    }
+  }
+
+  #readable(): void {
+    if (this.session === undefined || this.session.readable()) return;
+    this.session = undefined;
+    this.onDisconnected();
+  }
+
+  close(): void {
+    this.session?.close();
+    this.forwarder.close();
+  }
+}
