@@ -93,6 +93,20 @@ export function reserve(length: number): Reservation | null {
   };
 }
 
+/** A range that another thread of this process has reserved, as this one sees it. */
+export function attach(base: number, length: number): Reservation {
+  const start = Deno.UnsafePointer.create(BigInt(base));
+  if (start === null) throw new RangeError("no memory at address 0");
+  return { base, buffer: Deno.UnsafePointerView.getArrayBuffer(start, length) };
+}
+
+/** Address of memory that threads share, for system calls. */
+export function addressOf(memory: SharedArrayBuffer): number {
+  const bytes = new Uint8Array(memory) as Uint8Array<ArrayBufferLike>;
+  const pointer = Deno.UnsafePointer.of(bytes as Uint8Array<ArrayBuffer>);
+  return Number(Deno.UnsafePointer.value(pointer));
+}
+
 /**
  * Maps `length` bytes of a file from `offset` on, shared and writable, over whatever is
  * at `address`. All three are multiples of the file's page size.

@@ -14,6 +14,7 @@ const LAYERS: readonly { readonly prefix: string; readonly layer: number }[] = [
   { prefix: "src/wire/", layer: 1 },
   { prefix: "src/virtio/", layer: 2 },
   { prefix: "src/vhost_user/", layer: 2 },
+  { prefix: "src/mesh/", layer: 2 },
   { prefix: "src/host/", layer: 2 },
   { prefix: "src/repair/", layer: 2 },
   { prefix: "src/services/", layer: 3 },
