@@ -153,6 +153,14 @@ class Log {
     );
   }
 
+  /** Lines of this thread go to `take`, which another thread writes them for. */
+  divert(level: LogLevel, take: (level: LogLevel, message: string) => void): void {
+    this.#level = level;
+    this.#rank = RANK[level];
+    this.#toFile = true;
+    this.#use((record) => take(record.level as LogLevel, String(record.rawMessage)));
+  }
+
   /** The process leaves its terminal: what would go there goes to the system's logger. */
   leaveTerminal(): void {
     if (!this.#toFile) this.#use(syslogSink());

@@ -41,6 +41,8 @@ export interface DropCounters {
   tooBig: number;
   /** The guest had no receive buffer for a frame that is not kept anywhere. */
   noBuffer: number;
+  /** Another thread was to have a frame or flow, and had no room for it. */
+  passing: number;
 }
 
 export interface FlowContext {
@@ -55,6 +57,8 @@ export interface FlowContext {
   readonly map: AddressMap;
   readonly guest: GuestState;
   readonly drops: DropCounters;
+  /** Key of initial sequence numbers: four random words. */
+  readonly sequenceKey: Uint32Array;
   /** MTU of the guest's link: what its interface uses at most, 68 to 65535. */
   mtu: number;
   /** Milliseconds of the monotonic clock, read once per turn of the loop. */
@@ -64,6 +68,11 @@ export interface FlowContext {
    * Ethernet header on, are in `original`; false if it could not be sent.
    */
   sendUnreachable(original: DataView, length: number, code: number): boolean;
+  /**
+   * Of the current packet, whose flow was just looked for in vain: whether another thread
+   * has the flow, which gets the packet.
+   */
+  elsewhere(): boolean;
 }
 
 /** One kind of flow, as the data path drives it. */

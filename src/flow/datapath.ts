@@ -15,6 +15,8 @@ import type { Vring } from "../vhost_user/backend.ts";
 import { NO_FD } from "../vhost_user/backend.ts";
 import { BROKEN, FRAME, FrameSource } from "../virtio/frame_source.ts";
 import { FrameSink } from "../virtio/frame_sink.ts";
+import type { Mesh } from "../mesh/mesh.ts";
+import type { SharedParts } from "../mesh/shared.ts";
 import type { GuestMemory } from "../virtio/guest_memory.ts";
 import { completeChecksum } from "../virtio/net_header.ts";
 import type { Pcap } from "../virtio/pcap.ts";
@@ -26,6 +28,7 @@ import { AddressMap } from "./address_map.ts";
 import { type DropCounters, eventData, EventKind, type FlowContext } from "./context.ts";
 import { Packet, Parsed } from "./packet.ts";
 import { Ping } from "./ping.ts";
+import { Others } from "./others.ts";
 import { FlowKind, FlowTable, KEY_OUR_AT } from "./table.ts";
 import { TcpFlows } from "./tcp/tcp.ts";
 import { FlowTimers } from "./timers.ts";
@@ -63,7 +66,11 @@ export class DataPath implements FlowContext {
     socket: 0,
     tooBig: 0,
     noBuffer: 0,
+    passing: 0,
   };
+  readonly sequenceKey: Uint32Array;
+  /** The other threads of the data path, if there are any. */
+  readonly others: Others | undefined;
   mtu: number;
   now: number;
   readonly tcp: TcpFlows;
@@ -93,6 +100,7 @@ export class DataPath implements FlowContext {
     readonly memory: GuestMemory,
     readonly epoll: Epoll,
     maxFlows: number,
+    threads?: { readonly mesh: Mesh; readonly shared: SharedParts },
   ) {
     this.now = performance.now();
     this.mtu = config.mtu === 0 ? 1500 : config.mtu;
@@ -100,10 +108,12 @@ export class DataPath implements FlowContext {
     this.#tx = new SplitQueue(memory);
     this.source = new FrameSource(memory, this.#tx);
     this.sink = new FrameSink(memory, this.#rx);
-    this.table = new FlowTable(maxFlows);
+    this.table = new FlowTable(maxFlows, threads?.shared.hashKey);
+    this.sequenceKey = threads?.shared.sequenceKey ??
+      crypto.getRandomValues(new Uint32Array(4));
     this.timers = new FlowTimers(maxFlows, this.now);
     this.packet = new Packet(this.source, this.table);
-    this.guest = new GuestState(config);
+    this.guest = new GuestState(config, threads?.shared.guest);
     this.map = new AddressMap(config, this.guest);
     this.tcp = new TcpFlows(this);
     this.udp = new UdpFlows(this);
@@ -112,6 +122,7 @@ export class DataPath implements FlowContext {
     this.#ndp = new Ndp(config, this.guest);
     this.#dhcpv4 = new Dhcpv4(config, this.guest);
     this.#dhcpv6 = new Dhcpv6(config, this.guest);
+    this.others = threads === undefined ? undefined : new Others(this, threads.mesh);
   }
 
   /** What the driver accepted, as far as it concerns frames. */
@@ -154,7 +165,7 @@ export class DataPath implements FlowContext {
       );
       this.#kickFds[which] = ring.kickFd;
     }
-    if (which === RX) this.#advertiseAt = this.now;
+    if (which === RX) this.#advertiseSoon();
     this.kicked(which);
   }
 
@@ -173,7 +184,7 @@ export class DataPath implements FlowContext {
   updateQueue(ring: Vring): void {
     const which = ring.index & 1;
     this.#rings[which] = ring;
-    if (which === RX && this.#advertiseAt === Infinity) this.#advertiseAt = this.now;
+    if (which === RX && this.#advertiseAt === Infinity) this.#advertiseSoon();
     this.kicked(which);
   }
 
@@ -200,6 +211,7 @@ export class DataPath implements FlowContext {
 
   /** The part of a turn after events: the guest's frames, timers, what had to wait. */
   turn(): void {
+    if (this.others !== undefined) this.others.turn();
     if (this.#txPending) this.#transmit();
     if (this.now >= this.#advertiseAt) this.#advertise();
     if (this.#announce && this.receiving) this.#sendAnnouncements();
@@ -208,7 +220,7 @@ export class DataPath implements FlowContext {
       flow >= 0;
       flow = this.timers.expired(this.now)
     ) {
-      this.#handler(flow)?.onTimer(flow);
+      this.handler(flow)?.onTimer(flow);
     }
     this.tcp.poll();
     if (!this.sink.starved) {
@@ -222,6 +234,12 @@ export class DataPath implements FlowContext {
       this.sink.broken = false;
       this.onBroken(RX);
     }
+  }
+
+  /** One thread is enough. */
+  #advertiseSoon(): void {
+    const { others } = this;
+    if (others === undefined || others.mesh.self === 0) this.#advertiseAt = this.now;
   }
 
   /** Router advertisements come unasked, too: the guest's default route has a lifetime. */
@@ -245,7 +263,8 @@ export class DataPath implements FlowContext {
     this.sendFrame(this.#ndp.announce(this.#reply));
   }
 
-  #handler(flow: number) {
+  /** What drives a flow of its kind. */
+  handler(flow: number): TcpFlows | UdpFlows | Ping | undefined {
     switch (this.table.kind(flow)) {
       case FlowKind.tcp:
         return this.tcp;
@@ -278,11 +297,11 @@ export class DataPath implements FlowContext {
       const result = this.source.next();
       if (result === FRAME) {
         if (this.#pcap !== undefined) this.#pcap.fromGuest(this.source);
-        if (!discard) this.#fromGuest();
+        if (!discard) this.fromGuest();
         continue;
       }
       if (result === BROKEN) {
-        this.#flushFlows();
+        this.flushFlows();
         this.#txPending = false;
         this.onBroken(TX);
         return;
@@ -295,11 +314,12 @@ export class DataPath implements FlowContext {
       this.#txPending = false;
       break;
     }
-    this.#flushFlows();
+    this.flushFlows();
     this.#flushSource();
   }
 
-  #flushFlows(): void {
+  /** Sends what frames of the guest have left gathered. */
+  flushFlows(): void {
     this.tcp.flush();
     this.udp.flush();
     this.ping.flush();
@@ -320,7 +340,7 @@ export class DataPath implements FlowContext {
   }
 
   /** Hands the current frame to whom it is for. */
-  #fromGuest(): void {
+  fromGuest(): void {
     const parsed = this.packet.parse();
     switch (parsed) {
       case Parsed.ip:
@@ -409,9 +429,13 @@ export class DataPath implements FlowContext {
     return size > 0 && this.sink.send(this.#reply, size);
   }
 
+  elsewhere(): boolean {
+    return this.others !== undefined && this.others.elsewhere();
+  }
+
   /** Ends all flows: the guest they belonged to is gone. */
   dropAll(): void {
-    for (let flow = 0; flow < this.table.limit; flow++) this.#handler(flow)?.drop(flow);
+    for (let flow = 0; flow < this.table.limit; flow++) this.handler(flow)?.drop(flow);
     this.#flushSink();
   }
 
@@ -420,10 +444,10 @@ export class DataPath implements FlowContext {
     this.guest.reset();
   }
 
-  /** One line of counters for the log. */
-  summary(): string {
-    const { tcp, udp, drops, source, sink } = this;
-    const counts: Record<string, number> = {
+  /** Counters by name: all that has happened here. */
+  counts(): Record<string, number> {
+    const { tcp, udp, drops, source, sink, others } = this;
+    return {
       ...tcp.counters,
       "UDP opened": udp.counters.opened,
       "UDP accepted": udp.counters.accepted,
@@ -432,11 +456,26 @@ export class DataPath implements FlowContext {
       ...drops,
       badTx: source.badChains,
       badRx: sink.badChains,
+      taken: source.taken,
+      committed: sink.committed,
+      flowsNow: this.table.count,
+      ...others?.counters,
+      unregistered: others?.mesh.owners.unregistered ?? 0,
     };
-    const parts = Object.entries(counts).filter(([, n]) => n > 0).map(([k, n]) =>
-      `${k} ${n}`
-    );
-    return `${source.taken} frames from the guest, ${sink.committed} to it; ` +
-      `${this.table.count} flows${parts.length > 0 ? "; " + parts.join(", ") : ""}`;
   }
+
+  /** One line of counters for the log. */
+  summary(): string {
+    return summarize(this.counts());
+  }
+}
+
+/** One line for the log of what {@link DataPath.counts} gave, or of a sum of it. */
+export function summarize(all: Record<string, number>): string {
+  const { taken, committed, flowsNow, ...counts } = all;
+  const parts = Object.entries(counts).filter(([, n]) => n > 0).map(([k, n]) =>
+    `${k} ${n}`
+  );
+  return `${taken} frames from the guest, ${committed} to it; ` +
+    `${flowsNow} flows${parts.length > 0 ? "; " + parts.join(", ") : ""}`;
 }

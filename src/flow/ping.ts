@@ -55,6 +55,7 @@ import { bindOutbound, mayFragment, setDiscovery, unreachableCode } from "./outb
 import { PendingRing } from "./pending.ts";
 import { NO_BUFFER, ReceiveBatch, TOO_BIG } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
+import { joinThread, leaveThread } from "./thread_change.ts";
 
 // ICMP and ICMPv6 echo have the same layout; the names of one stand for both.
 const HEADER = ICMPV4_HEADER_SIZE;
@@ -114,6 +115,7 @@ export class Ping implements FlowHandler {
     table.key[1] = head.getUint16(at + ICMPV4_IDENTIFIER_AT);
     let flow = table.find(four ? FlowKind.ping4 : FlowKind.ping6, Side.guest);
     if (flow < 0) {
+      if (this.#context.elsewhere()) return;
       flow = this.#open(four);
       if (flow < 0) return;
     }
@@ -209,6 +211,24 @@ export class Ping implements FlowHandler {
     this.#activeAt[flow] = now - idle;
     timers.set(flow, Math.max(now, now - idle + IDLE_MS));
     return 0;
+  }
+
+  canHandOver(_flow: number): boolean {
+    return true;
+  }
+  /** As UdpFlows.write(). */
+  write(flow: number, to: Float64Array): number {
+    to[0] = this.#activeAt[flow];
+    return 1;
+  }
+  /** As UdpFlows.leave(). */
+  leave(flow: number): void {
+    leaveThread(this.#context, flow);
+  }
+  /** As UdpFlows.join(). */
+  join(flow: number, from: Float64Array): boolean {
+    this.#activeAt[flow] = from[0];
+    return joinThread(this.#context, flow, EventKind.ping, EPOLLIN + EPOLLET);
   }
 
   /** Sets whether the host may fragment, which the guest decides packet by packet. */

@@ -7,7 +7,7 @@
  * guest takes for its peer; on the HOST side "endpoint" is the real peer and "our" is the
  * local address of the socket.
  */
-import { FLOW_WORDS, FlowKind, FlowWord } from "../wire/state/flow_entry.ts";
+import { FLOW_WORDS, FlowKind, FlowWord, Side } from "../wire/state/flow_entry.ts";
 import { SipHash } from "./siphash.ts";
 
 export {
@@ -27,6 +27,12 @@ const SIDE_WORD = [FlowWord.guestPorts, FlowWord.hostPorts];
 const SIDE_WORDS = 9;
 const KEY_WORDS = 10;
 
+/** Where a thread notes for the others which flows are its own, by the guest side's hash. */
+export interface FlowOwnership {
+  enter(hash: number): void;
+  leave(hash: number): void;
+}
+
 export class FlowTable {
   readonly capacity: number;
   readonly words: Int32Array<ArrayBuffer>;
@@ -41,6 +47,10 @@ export class FlowTable {
   readonly keyBytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.key.buffer);
   readonly keyView: DataView<ArrayBuffer> = new DataView(this.key.buffer);
   count = 0;
+  /** Hash of the key that the last {@link find} looked for in vain. */
+  missed = 0;
+  /** Is told of flows that come and go, if there are other threads. */
+  ownership: FlowOwnership | undefined = undefined;
 
   readonly #keyWords = new Uint32Array(this.key.buffer);
   readonly #slots: Int32Array;
@@ -121,9 +131,14 @@ export class FlowTable {
     return this.#hash.hash(this.#keyWords, KEY_WORDS);
   }
 
-  /** Makes a flow findable by a side's ports and addresses. Overwrites {@link key}. */
-  insert(flow: number, side: number): void {
+  /**
+   * Makes a flow findable by a side's ports and addresses. Overwrites {@link key}.
+   *
+   * @param moved it comes from another thread, which has told the others
+   */
+  insert(flow: number, side: number, moved = false): void {
     const hash = this.#hashOf(flow, side);
+    if (side === Side.guest && !moved) this.ownership?.enter(hash);
     const reference = flow * 2 + side + 1;
     this.#hashes[reference - 1] = hash;
     let slot = hash & this.#slotMask;
@@ -131,8 +146,17 @@ export class FlowTable {
     this.#slots[slot] = reference;
   }
 
-  /** Undoes {@link insert}; later entries of the run move up, so no tombstones stay. */
-  remove(flow: number, side: number): void {
+  /** Hash of the key of a flow's side, which was inserted. */
+  hash(flow: number, side: number): number {
+    return this.#hashes[flow * 2 + side] | 0;
+  }
+
+  /**
+   * Undoes {@link insert}; later entries of the run move up, so no tombstones stay.
+   *
+   * @param moved it goes to another thread, which the others are told elsewhere
+   */
+  remove(flow: number, side: number, moved = false): void {
     const reference = flow * 2 + side + 1;
     const mask = this.#slotMask;
     let slot = this.#hashes[reference - 1] & mask;
@@ -141,6 +165,7 @@ export class FlowTable {
       slot = (slot + 1) & mask;
     }
     this.#lastFound = -1;
+    if (side === Side.guest && !moved) this.ownership?.leave(this.hash(flow, side));
     let hole = slot;
     for (
       let next = (slot + 1) & mask;
@@ -164,16 +189,30 @@ export class FlowTable {
     key[0] = (kind << 8) | side;
     if (last >= 0 && this.#matches(last)) return last >> 1;
     const mask = this.#slotMask;
-    let slot = this.#hash.hash(this.#keyWords, KEY_WORDS) & mask;
+    const hash = this.#hash.hash(this.#keyWords, KEY_WORDS);
+    let slot = hash & mask;
     for (;;) {
       const reference = this.#slots[slot];
-      if (reference === 0) return -1;
+      if (reference === 0) {
+        this.missed = hash;
+        return -1;
+      }
       if (this.#matches(reference - 1)) {
         this.#lastFound = reference - 1;
         return (reference - 1) >> 1;
       }
       slot = (slot + 1) & mask;
     }
+  }
+
+  /** Makes {@link lastFound} -1. */
+  forget(): void {
+    this.#lastFound = -1;
+  }
+
+  /** The flow that was found last since {@link forget}, unless it has gone; or -1. */
+  get lastFound(): number {
+    return this.#lastFound >> 1;
   }
 
   /** Whether {@link key} is that of `flow * 2 + side`. */

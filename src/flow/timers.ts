@@ -34,6 +34,11 @@ export class FlowTimers {
     this.#tick = Math.floor(now / TICK_MS);
   }
 
+  /** When a flow's timer expires (milliseconds, rounded up to ticks); -1 if it is not set. */
+  due(flow: number): number {
+    return this.#next[flow] === NONE ? -1 : this.#due[flow] * TICK_MS;
+  }
+
   isSet(flow: number): boolean {
     return this.#next[flow] !== NONE;
   }

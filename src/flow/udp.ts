@@ -5,13 +5,14 @@
  * a socket per sender would let anybody use up the descriptors of the process with forged
  * source addresses, and would see datagrams of others between its bind and its connect.
  */
-import { EPOLLERR, EPOLLIN } from "../../ffi/event.ts";
+import { EPOLLERR, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { lastAddress, localAddress } from "../../ffi/socket.ts";
 import { UDP_DESTINATION_PORT_AT, udpLength } from "../wire/udp.ts";
-import type { FlowContext, FlowHandler } from "./context.ts";
+import { EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { admit, reopen, scopeHere } from "./datagram_move.ts";
 import { PendingRing } from "./pending.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
+import { joinThread, leaveThread } from "./thread_change.ts";
 import { Received, receiveFlow, receiveListener } from "./udp_receive.ts";
 import { ETHERNET_PAYLOAD, UdpWord } from "./udp_layout.ts";
 import { UdpSend } from "./udp_send.ts";
@@ -48,6 +49,7 @@ export class UdpFlows implements FlowHandler {
     packet.keyPorts();
     let flow = table.find(FlowKind.udp, Side.guest);
     if (flow < 0) {
+      if (this.#u.context.elsewhere()) return;
       flow = openFromGuest(this.#u);
       if (flow < 0) return;
     }
@@ -178,6 +180,25 @@ export class UdpFlows implements FlowHandler {
     u.activeAt[flow] = now - idle;
     timers.set(flow, Math.max(now, u.activeAt[flow] + u.idleLimit(flow)));
     return 0;
+  }
+
+  /** Whether a flow can go to another thread: one with a socket of its own. */
+  canHandOver(flow: number): boolean {
+    return this.#u.words[flow * FLOW_WORDS + UdpWord.listener] === 0;
+  }
+  /** What is kept of a flow beside its entry; how many numbers. */
+  write(flow: number, to: Float64Array): number {
+    to[0] = this.#u.activeAt[flow];
+    return 1;
+  }
+  /** The flow goes to another thread, its socket stays open. */
+  leave(flow: number): void {
+    leaveThread(this.#u.context, flow);
+  }
+  /** Takes over a flow of another thread; false if that cannot be. */
+  join(flow: number, from: Float64Array): boolean {
+    this.#u.activeAt[flow] = from[0];
+    return joinThread(this.#u.context, flow, EventKind.udp, EPOLLIN + EPOLLET);
   }
 
   #listen(index: number): void {

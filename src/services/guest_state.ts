@@ -13,24 +13,34 @@ import { IPV4_HEADER_SIZE, IPV4_SOURCE_AT } from "../wire/ipv4.ts";
 import { copyAddress, IPV6_HEADER_SIZE, IPV6_SOURCE_AT } from "../wire/ipv6.ts";
 
 const IP_AT = ETHERNET_HEADER_SIZE;
+const SIZE = 64;
 
 export class GuestState {
   /** ff:ff:ff:ff:ff:ff until the guest has sent something. */
-  readonly mac: Uint8Array = new Uint8Array(6);
+  readonly mac: Uint8Array;
   /** Last IPv4 source, mapped; before that the address that the guest is to have. */
-  readonly address4: Uint8Array = new Uint8Array(16);
+  readonly address4: Uint8Array;
   /** Last global (or unique local) IPv6 source; before that likewise. */
-  readonly address6: Uint8Array = new Uint8Array(16);
+  readonly address6: Uint8Array;
   /** Last link-local IPv6 source; unspecified before. */
-  readonly linkLocal6: Uint8Array = new Uint8Array(16);
+  readonly linkLocal6: Uint8Array;
   readonly #config: Config;
-  readonly #mac = new DataView(this.mac.buffer);
-  readonly #address4 = new DataView(this.address4.buffer);
-  readonly #address6 = new DataView(this.address6.buffer);
-  readonly #linkLocal6 = new DataView(this.linkLocal6.buffer);
+  readonly #mac: DataView;
+  readonly #address4: DataView;
+  readonly #address6: DataView;
+  readonly #linkLocal6: DataView;
 
-  constructor(config: Config) {
+  /** @param memory for it, where other threads are to see the same: 64 bytes */
+  constructor(config: Config, memory: ArrayBufferLike = new ArrayBuffer(SIZE)) {
     this.#config = config;
+    this.mac = new Uint8Array(memory, 0, 6);
+    this.address4 = new Uint8Array(memory, 8, 16);
+    this.address6 = new Uint8Array(memory, 24, 16);
+    this.linkLocal6 = new Uint8Array(memory, 40, 16);
+    this.#mac = new DataView(memory, 0, 6);
+    this.#address4 = new DataView(memory, 8, 16);
+    this.#address6 = new DataView(memory, 24, 16);
+    this.#linkLocal6 = new DataView(memory, 40, 16);
     this.reset();
   }
 

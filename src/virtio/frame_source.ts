@@ -4,7 +4,7 @@
  * on as iovecs.
  */
 import type { IovecArray } from "../../ffi/iovec.ts";
-import { type GuestMemory, WINDOW } from "./guest_memory.ts";
+import { WINDOW } from "./guest_memory.ts";
 import { NET_HEADER_SIZE } from "./net_header.ts";
 import {
   CHAIN_BAD,
@@ -28,6 +28,15 @@ export const MAX_FRAME = 65550;
 /** Chains held back until {@link FrameSource.flush}: the batch that one turn may take. */
 const MAX_BATCH = 1024;
 
+/** Memory that frames lie in: the guest's, or that of frames which another thread took. */
+export interface FrameMemory {
+  /** Address of offset 0. */
+  readonly base: number;
+  readonly buffer: ArrayBufferLike;
+  /** See GuestMemory.windows. */
+  readonly windows: readonly DataView[];
+}
+
 export class FrameSource {
   /** The frame's first bytes from the Ethernet header on; {@link headLength} are valid. */
   readonly head: DataView;
@@ -42,15 +51,16 @@ export class FrameSource {
 
   /** Replaced when a ring of another form starts. */
   queue: Virtqueue;
-  readonly #memory: GuestMemory;
+  #memory: FrameMemory;
+  readonly #guestMemory: FrameMemory;
   readonly #segments = new Segments();
   readonly #copy: DataView;
   #copied = 0;
   readonly #heads = new Int32Array(MAX_BATCH);
   #held = 0;
 
-  constructor(memory: GuestMemory, queue: Virtqueue) {
-    this.#memory = memory;
+  constructor(memory: FrameMemory, queue: Virtqueue) {
+    this.#memory = this.#guestMemory = memory;
     this.queue = queue;
     const buffer = new ArrayBuffer(HEAD_SIZE + 8);
     this.#copy = new DataView(buffer);
@@ -78,6 +88,45 @@ export class FrameSource {
       return FRAME;
     }
     return NO_FRAME;
+  }
+
+  /**
+   * Makes a frame current that lies in other memory, net header first, in one piece of
+   * `length` bytes; {@link next} goes on after {@link own}.
+   *
+   * @returns false if it is too short
+   */
+  lend(memory: FrameMemory, offset: number, length: number): boolean {
+    const size = length - NET_HEADER_SIZE;
+    if (size < 14 || size > MAX_FRAME) return false;
+    this.#memory = memory;
+    const segments = this.#segments;
+    segments.offset[0] = offset;
+    segments.length[0] = length;
+    segments.count = 1;
+    this.length = size;
+    this.#copied = 0;
+    this.#copyHead(FIRST_COPY);
+    return true;
+  }
+
+  /** Frames are the guest's own again, in its memory. */
+  own(): void {
+    this.#memory = this.#guestMemory;
+  }
+
+  /**
+   * Copies the frame with its net header, as they are in memory now, to `at` of `to`,
+   * where {@link length} + 12 bytes have room.
+   */
+  copyWhole(to: Uint8Array, at: number): void {
+    const { buffer } = this.#memory;
+    const segments = this.#segments;
+    for (let i = 0; i < segments.count; i++) {
+      const size = segments.length[i];
+      to.set(new Uint8Array(buffer, segments.offset[i], size), at);
+      at += size;
+    }
   }
 
   /** True once as many frames are held back as fit; {@link flush} makes room. */

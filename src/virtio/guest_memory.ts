@@ -11,6 +11,7 @@
  * lost pages ends this process (SIGBUS), which serves that frontend alone.
  */
 import {
+  attach,
   fileStatus,
   mapShared,
   PAGE_SIZE,
@@ -61,6 +62,13 @@ interface Region extends RegionRequest, Mapping {
   readonly place: number;
 }
 
+/** Guest memory as another thread of this process sees it; see {@link GuestMemory.follow}. */
+export interface MemoryMap {
+  readonly regions: readonly (RegionRequest & Mapping & { readonly place: number })[];
+  readonly log: { readonly offset: number; readonly size: number } | null;
+  readonly logging: boolean;
+}
+
 const hex = (address: number) => `0x${address.toString(16)}`;
 const describe = (region: RegionRequest) =>
   `region at guest address ${hex(region.guestAddress)}, ${region.size} bytes`;
@@ -94,22 +102,23 @@ export class GuestMemory {
   #logWanted = false;
   #log: Uint8Array | null = null;
   #logMapping: Mapping | null = null;
+  /**
+   * Regions or the log are others now; what is no longer in use is unmapped after this
+   * has returned.
+   */
+  onChange: () => void = () => {};
 
   /**
    * Reserves addresses, which takes no memory and lasts as long as the process.
    *
-   * @param limit bytes of guest memory at most, a power of two; less is tried if the
-   *   kernel does not give as much
+   * @param from bytes of guest memory at most, a power of two; less is tried if the kernel
+   *   does not give as much. Or the memory of another thread, which this one follows
    * @throws {MemoryError} if not even 1 GiB can be had
    */
-  constructor(limit = DEFAULT_LIMIT) {
-    let reservation: Reservation | null = null;
-    for (let size = limit; reservation === null && size >= MIN_LIMIT; size /= 2) {
-      reservation = reserve(size);
-    }
-    if (reservation === null) {
-      throw new MemoryError("no addresses left to map guest memory at: see ulimit -v");
-    }
+  constructor(from: number | { base: number; size: number } = DEFAULT_LIMIT) {
+    const reservation = typeof from === "number"
+      ? reserveUpTo(from)
+      : attach(from.base, from.size);
     this.base = reservation.base;
     this.buffer = reservation.buffer;
     this.view = new DataView(reservation.buffer);
@@ -231,6 +240,23 @@ export class GuestMemory {
     this.setLogging(false);
   }
 
+  /** What {@link follow} takes. */
+  get map(): MemoryMap {
+    const log = this.#log;
+    return {
+      regions: this.#regions,
+      log: log === null ? null : { offset: log.byteOffset, size: log.length },
+      logging: this.logging,
+    };
+  }
+
+  /** Sees the memory of another thread as it is there; nothing is mapped here. */
+  follow({ regions, log, logging }: MemoryMap): void {
+    this.#install([...regions]);
+    this.#log = log === null ? null : new Uint8Array(this.buffer, log.offset, log.size);
+    this.logging = logging;
+  }
+
   #install(regions: Region[]): void {
     this.#regions = regions.toSorted((a, b) => a.guestAddress - b.guestAddress);
     this.#guests = Float64Array.from(this.#regions, (region) => region.guestAddress);
@@ -238,6 +264,7 @@ export class GuestMemory {
     this.#places = Float64Array.from(this.#regions, (region) => region.place);
     this.#guest = this.#size = this.#place = 0;
     if (regions.length > 0) this.#select(0);
+    this.onChange();
   }
 
   #map(request: RegionRequest, fd: number, taken: readonly Mapping[]): Region {
@@ -325,15 +352,18 @@ export class GuestMemory {
       throw new MemoryError(`dirty log: cannot be ${size} bytes at ${offset}`);
     }
     const { mapping, skip } = this.#mapFile(fd, offset, size, this.#regions, "dirty log");
-    this.clearLog();
+    const old = this.#logMapping;
     this.#logMapping = mapping;
     this.#log = new Uint8Array(this.buffer, mapping.mapAt + skip, size);
     this.logging = this.#logWanted;
+    this.onChange();
+    if (old !== null) this.#unmap(old);
   }
 
   clearLog(): void {
     this.logging = false;
     this.#log = null;
+    this.onChange();
     if (this.#logMapping !== null) this.#unmap(this.#logMapping);
     this.#logMapping = null;
   }
@@ -342,6 +372,7 @@ export class GuestMemory {
   setLogging(wanted: boolean): void {
     this.#logWanted = wanted;
     this.logging = wanted && this.#log !== null;
+    this.onChange();
   }
 
   /** Bytes of the dirty log, 0 without one. */
@@ -378,6 +409,14 @@ export class GuestMemory {
       }
     }
   }
+}
+
+function reserveUpTo(limit: number): Reservation {
+  for (let size = limit; size >= MIN_LIMIT; size /= 2) {
+    const reservation = reserve(size);
+    if (reservation !== null) return reservation;
+  }
+  throw new MemoryError("no addresses left to map guest memory at: see ulimit -v");
 }
 
 function windowsOf(buffer: ArrayBuffer): DataView[] {

@@ -14,8 +14,42 @@ const FILE_HEADER_SIZE = 24;
 const RECORD_HEADER_SIZE = 16;
 const SNAPLEN = 262_144;
 
+/** Takes the bytes of a record, or of the file's header; they are the caller's again then. */
+export type CaptureOutput = (bytes: Uint8Array) => void;
+
+/**
+ * Creates or truncates a capture file, and writes its header.
+ *
+ * @throws {Error} as Deno.openSync does
+ */
+export function openCapture(path: string): CaptureOutput {
+  const file = Deno.openSync(path, {
+    write: true,
+    create: true,
+    truncate: true,
+    mode: 0o600,
+  });
+  let failed = false;
+  const write = (bytes: Uint8Array) => {
+    if (failed) return;
+    try {
+      for (let at = 0; at < bytes.length;) at += file.writeSync(bytes.subarray(at));
+    } catch {
+      failed = true; // a full disk ends the capture, not the guest's network
+    }
+  };
+  const header = new DataView(new ArrayBuffer(FILE_HEADER_SIZE));
+  header.setUint32(0, MAGIC_MICROSECONDS, true);
+  header.setUint16(4, 2, true);
+  header.setUint16(6, 4, true);
+  header.setUint32(16, SNAPLEN, true);
+  header.setUint32(20, LINKTYPE_ETHERNET, true);
+  write(new Uint8Array(header.buffer));
+  return write;
+}
+
 export class Pcap implements FrameCapture {
-  readonly #file: Deno.FsFile;
+  readonly #output: CaptureOutput;
   readonly #memory: GuestMemory;
   readonly #record = new Uint8Array(RECORD_HEADER_SIZE + NET_HEADER_SIZE + MAX_FRAME + 2);
   readonly #view = new DataView(this.#record.buffer);
@@ -24,24 +58,10 @@ export class Pcap implements FrameCapture {
     this.#record.buffer,
     RECORD_HEADER_SIZE + NET_HEADER_SIZE,
   );
-  #failed = false;
 
-  /** Creates or truncates `path`. @throws {Error} as Deno.openSync does */
-  constructor(path: string, memory: GuestMemory) {
-    this.#file = Deno.openSync(path, {
-      write: true,
-      create: true,
-      truncate: true,
-      mode: 0o600,
-    });
+  constructor(output: CaptureOutput, memory: GuestMemory) {
+    this.#output = output;
     this.#memory = memory;
-    const header = new DataView(new ArrayBuffer(FILE_HEADER_SIZE));
-    header.setUint32(0, MAGIC_MICROSECONDS, true);
-    header.setUint16(4, 2, true);
-    header.setUint16(6, 4, true);
-    header.setUint32(16, SNAPLEN, true);
-    header.setUint32(20, LINKTYPE_ETHERNET, true);
-    this.#write(new Uint8Array(header.buffer));
   }
 
   /** Captures the current frame of the guest. */
@@ -74,19 +94,6 @@ export class Pcap implements FrameCapture {
     this.#view.setUint32(at + 4, (now % 1000) * 1000, true);
     this.#view.setUint32(at + 8, length, true);
     this.#view.setUint32(at + 12, length, true);
-    this.#write(this.#record.subarray(at, at + RECORD_HEADER_SIZE + length));
-  }
-
-  #write(bytes: Uint8Array): void {
-    if (this.#failed) return;
-    try {
-      for (let at = 0; at < bytes.length;) at += this.#file.writeSync(bytes.subarray(at));
-    } catch {
-      this.#failed = true; // a full disk ends the capture, not the guest's network
-    }
-  }
-
-  close(): void {
-    this.#file.close();
+    this.#output(this.#record.subarray(at, at + RECORD_HEADER_SIZE + length));
   }
 }

@@ -175,7 +175,8 @@ function schedulePoll(
   enterPolled(t, flow);
 }
 
-function enterPolled(t: TcpShared, flow: number): void {
+/** Has a flow's send queue looked at after its delay. */
+export function enterPolled(t: TcpShared, flow: number): void {
   const due = t.context.now + t.pollDelay[flow];
   t.pollAt[flow] = due;
   if (t.pollDelay[flow] >= TICK_MS) {

@@ -118,12 +118,13 @@ export class TcpShared {
     outOfOrder: 0,
     blocked: 0,
   };
-  readonly #hash = new SipHash(crypto.getRandomValues(new Uint32Array(4)));
+  readonly #hash: SipHash;
   readonly #tuple = new Uint32Array(10);
 
   constructor(readonly context: FlowContext) {
     const capacity = context.table.capacity;
     this.words = context.table.words;
+    this.#hash = new SipHash(context.sequenceKey);
     const arena = new Arena(2 * IOVECS * 16 + 2 * 64 + DISCARD_SIZE + 4096);
     this.out = new IovecArray(arena, IOVECS);
     this.in = new IovecArray(arena, IOVECS);

@@ -7,6 +7,7 @@ import { Accepted, acceptOne, release, resetPeer, takeStray } from "./open.ts";
 import { untilPoll } from "./acknowledge.ts";
 import { finish, Gathered, takeSegment } from "./from_guest.ts";
 import { closeFrozenTcp, countMovable, freezeTcp, resetFrozenTcp } from "./freeze.ts";
+import { canHandOver, join, leave, writeSideState } from "./handover.ts";
 import { catchLate } from "./hold.ts";
 import { type RestoreOptions, restoreTcp } from "./restore.ts";
 import { saveTcp } from "./save.ts";
@@ -50,6 +51,7 @@ export class TcpFlows implements FlowHandler {
     // The guest repeats what it sends before its connections have thawed.
     if (this.#t.frozenCount > 0 && flow >= 0 && this.#t.frozen[flow] !== 0) return;
     if (flow < 0) {
+      if (this.#t.context.elsewhere()) return;
       takeStray(this.#t);
       return;
     }
@@ -120,6 +122,23 @@ export class TcpFlows implements FlowHandler {
   /** Closes without a word to the peer. */
   abandon(flow: number): void {
     release(this.#t, flow);
+  }
+
+  /** Whether a flow can go to another thread now: see {@link canHandOver}. */
+  canHandOver(flow: number): boolean {
+    return canHandOver(this.#t, flow);
+  }
+  /** What is kept of a flow beside its entry, see {@link writeSideState}. */
+  write(flow: number, to: Float64Array): number {
+    return writeSideState(this.#t, flow, to);
+  }
+  /** The flow goes to another thread, its socket stays open: see {@link leave}. */
+  leave(flow: number): void {
+    leave(this.#t, flow);
+  }
+  /** Takes over a flow of another thread; false if that cannot be: see {@link join}. */
+  join(flow: number, from: Float64Array): boolean {
+    return join(this.#t, flow, from);
   }
 
   /** Connections that a migration has to carry. */
