@@ -21,7 +21,7 @@ export async function compile(): Promise<boolean> {
   // tests import.
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: ["compile", "--quiet", "--allow-all", "--no-check", "--bundle", KEEP_CODE]
-      .concat("--output", BINARY, "main.ts"),
+      .concat("--include", "src/threads/worker.ts", "--output", BINARY, "main.ts"),
     cwd: ROOT,
     stdin: "null",
   }).spawn().status;

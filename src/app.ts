@@ -9,7 +9,7 @@ import { log } from "./log.ts";
 import { Rehearsal } from "./rehearsal/rehearsal.ts";
 import { openRepairLink, type RepairLink } from "./repair/link.ts";
 import { canRepair, OwnRepair } from "./repair/switch.ts";
-import { Pcap } from "./virtio/pcap.ts";
+import { openCapture, Pcap } from "./virtio/pcap.ts";
 import { NO_FD } from "./vhost_user/backend.ts";
 import { Listener } from "./vhost_user/listener.ts";
 
@@ -53,6 +53,22 @@ class Service {
     this.#rehearsal = new Rehearsal(config);
   }
 
+  /** Makes the threads of further queue pairs, while their code may be read. */
+  async loadThreads(): Promise<void> {
+    await this.#guest.device.threads?.load();
+  }
+
+  /** Starts them. */
+  async startThreads(): Promise<void> {
+    const { threads, path } = this.#guest.device;
+    await threads?.start(this.#config, path);
+  }
+
+  /** Why the service cannot go on. */
+  get failure(): Error | undefined {
+    return this.#guest.device.threads?.failure;
+  }
+
   /** Opens all that needs privileges or can fail. @throws {StartError} */
   open(): void {
     const { socketPath, fd } = this.#config;
@@ -81,7 +97,9 @@ class Service {
   #capture(path: string): void {
     const { device } = this.#guest;
     try {
-      device.path.capture(new Pcap(path, device.memory));
+      const output = openCapture(path);
+      device.path.capture(new Pcap(output, device.memory));
+      if (device.threads !== undefined) device.threads.capture = output;
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       throw new StartError(`cannot capture to ${path}: ${reason}`);
@@ -121,7 +139,8 @@ class Service {
     this.#guest.close();
     this.#listener?.close();
     this.#repair?.close();
-    log.info(this.#guest.device.path.summary());
+    log.info(this.#guest.device.summary());
+    this.#guest.device.threads?.close();
   }
 }
 
@@ -138,7 +157,9 @@ export async function run(config: Config, hooks: Hooks): Promise<number> {
   };
   Deno.addSignalListener("SIGTERM", stop);
   Deno.addSignalListener("SIGINT", stop);
+  await service.loadThreads();
   service.open();
+  await service.startThreads();
   hooks.ready();
   let last = performance.now();
   while (!service.stopped) {
@@ -147,6 +168,7 @@ export async function run(config: Config, hooks: Hooks): Promise<number> {
     if (!signal && now - last < LONGEST_WAIT_MS) continue;
     last = now;
     await new Promise((resolve) => setTimeout(resolve, 0));
+    if (service.failure !== undefined) throw service.failure;
   }
   service.close();
   Deno.removeSignalListener("SIGTERM", stop);

@@ -109,4 +109,6 @@ export interface Config {
   readonly migrateFormat: StateFormat;
   /** --offload: the offloads that may be offered; undefined is all. */
   readonly offloads?: ReadonlySet<OffloadName>;
+  /** --queues: queue pairs on offer, each of which has a thread. */
+  readonly queues: number;
 }

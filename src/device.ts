@@ -1,18 +1,20 @@
 /** The virtio network device that a vhost-user session drives, on top of its data path. */
 import type { Epoll } from "../ffi/event.ts";
 import { Errno } from "../ffi/errno.ts";
-import { eventfdWrite } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { DataPath } from "./flow/datapath.ts";
 import { log } from "./log.ts";
 import type { Migration } from "./migrate/migration.ts";
-import {
-  type Backend,
-  type FeatureBits,
-  NO_FD,
-  type SessionLog,
-  type TransferAnswer,
-  type Vring,
+import { reportBroken } from "./threads/broken.ts";
+import type { Settings } from "./threads/control.ts";
+import { ThreadPool } from "./threads/pool.ts";
+import { MAX_FLOWS } from "./threads/start.ts";
+import type {
+  Backend,
+  FeatureBits,
+  SessionLog,
+  TransferAnswer,
+  Vring,
 } from "./vhost_user/backend.ts";
 import { ProtocolFeature } from "./vhost_user/message.ts";
 import { NetConfig } from "./vhost_user/net_config.ts";
@@ -20,8 +22,13 @@ import { GuestMemory } from "./virtio/guest_memory.ts";
 import { NetFeature } from "./virtio/net_header.ts";
 import { offeredFeatures } from "./virtio/offered.ts";
 
-/** Flows at once: TCP connections, UDP associations and pings together. */
-export const MAX_FLOWS = 131_072;
+const NO_OFFLOADS: Settings["offloads"] = {
+  mergeable: false,
+  guestChecksum: false,
+  largeReceive4: false,
+  largeReceive6: false,
+  eventIdx: false,
+};
 
 export interface DeviceOptions {
   /** As many as {@link MAX_FLOWS} unless said otherwise. */
@@ -37,11 +44,14 @@ export class NetDevice implements Backend {
     ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.RESET_DEVICE |
     ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.STATUS |
     ProtocolFeature.DEVICE_STATE;
-  readonly maxQueues = 2;
+  readonly maxQueues: number;
   readonly memory: GuestMemory;
   readonly path: DataPath;
   readonly #config: NetConfig;
-  readonly #running: (Vring | undefined)[] = [undefined, undefined];
+  readonly #running: (Vring | undefined)[];
+  /** The threads of further queue pairs, if there are any. */
+  readonly threads: ThreadPool | undefined;
+  #offloads: Settings["offloads"] = NO_OFFLOADS;
   /** Moves the guest from and to other hosts; without, it stays where it is. */
   migration: Migration | undefined;
   /** The features that the driver accepted. */
@@ -55,25 +65,31 @@ export class NetDevice implements Backend {
   readonly #log: SessionLog;
 
   constructor(config: Config, epoll: Epoll, options: DeviceOptions = {}) {
+    const { queues, mtu, migrateFormat, offloads } = config;
     this.memory = options.memory ?? new GuestMemory();
     this.#log = options.log ?? log;
-    this.deviceFeatures = offeredFeatures(config.migrateFormat, config.offloads);
-    this.path = new DataPath(config, this.memory, epoll, options.flows ?? MAX_FLOWS);
-    this.#config = new NetConfig(config.ourMac, 1, config.mtu === 0 ? 1500 : config.mtu);
-    this.path.onBroken = (queue) => this.#broken(queue);
+    this.deviceFeatures = offeredFeatures(migrateFormat, offloads, queues);
+    this.threads = queues > 1 ? new ThreadPool(queues) : undefined;
+    const flows = options.flows ?? MAX_FLOWS;
+    this.path = new DataPath(config, this.memory, epoll, flows, this.threads);
+    this.#config = new NetConfig(config.ourMac, queues, mtu === 0 ? 1500 : mtu);
+    this.path.onBroken = (queue) => reportBroken(queue, this.#running[queue], this.#log);
+    this.maxQueues = 2 * queues;
+    this.#running = new Array(2 * queues).fill(undefined);
   }
 
   setFeatures(features: FeatureBits): void {
     this.features = features;
     const has = (bit: number) => (features.lo & (1 << bit)) !== 0;
     const guestChecksum = has(NetFeature.guestCsum);
-    this.path.setOffloads({
+    this.#offloads = {
       mergeable: has(NetFeature.mrgRxbuf),
       guestChecksum,
       largeReceive4: guestChecksum && has(NetFeature.guestTso4),
       largeReceive6: guestChecksum && has(NetFeature.guestTso6),
       eventIdx: has(NetFeature.eventIdx),
-    });
+    };
+    this.path.setOffloads(this.#offloads);
     this.#log.debug(`features accepted: ${hex(features.hi)}${hex(features.lo)}`);
   }
 
@@ -83,22 +99,39 @@ export class NetDevice implements Backend {
         `${ring.enabled ? "enabled" : "disabled"}`,
     );
     this.#running[ring.index] = ring;
-    this.path.startQueue(ring);
+    if (ring.index < 2) this.path.startQueue(ring);
+    else {
+      const settings = { offloads: this.#offloads, mtu: this.path.mtu };
+      this.threads?.startQueue(ring, settings);
+    }
     this.#noteReceiving();
   }
 
   stopQueue(index: number): number {
-    const next = this.path.stopQueue(index);
+    const next = index < 2
+      ? this.path.stopQueue(index)
+      : this.threads?.stopQueue(index) ?? 0;
     this.#running[index] = undefined;
     this.#log.debug(`queue ${index} stops at ${next}`);
+    this.#retire(index);
     this.#noteReceiving();
     return next;
   }
 
   updateQueue(ring: Vring): void {
     this.#running[ring.index] = ring;
-    this.path.updateQueue(ring);
+    if (ring.index < 2) this.path.updateQueue(ring);
+    else {
+      this.threads?.updateQueue(ring);
+      if (!ring.enabled) this.#retire(ring.index);
+    }
     this.#noteReceiving();
+  }
+
+  /** A pair that no longer receives, while the first one does, can keep no flows. */
+  #retire(index: number): void {
+    if (index < 2 || index % 2 !== 0 || !this.path.receiving) return;
+    this.threads?.take(index >> 1);
   }
 
   #noteReceiving(): void {
@@ -107,16 +140,6 @@ export class NetDevice implements Backend {
     this.#receiving = receiving;
     if (receiving) this.migration?.ringsRun();
     this.onReceiving(receiving);
-  }
-
-  /** A ring's indexes cannot be: no more of it is read, and the frontend is told. */
-  #broken(queue: number): void {
-    const ring = this.#running[queue];
-    this.#log.warn(
-      `queue ${queue}: the available index or a descriptor number is beyond the ring's ` +
-        `${ring?.size ?? 0} entries; the queue stands still until the driver resets it`,
-    );
-    if (ring !== undefined && ring.errFd !== NO_FD) eventfdWrite(ring.errFd);
   }
 
   sendRarp(mac: Uint8Array): void {
@@ -139,10 +162,17 @@ export class NetDevice implements Backend {
   }
 
   resetDevice(): void {
-    this.path.dropAll();
+    this.#dropAll();
   }
+
+  #dropAll(): void {
+    if (this.threads === undefined) this.path.dropAll();
+    else this.threads.dropAll();
+  }
+
   transferState(direction: number, phase: number, fd: number): TransferAnswer {
     const stopped = this.#running.every((ring) => ring === undefined);
+    if (stopped) this.threads?.takeAll(); // a migration deals with one thread
     return this.migration?.begin(direction, phase, fd, stopped) ?? { accepted: false };
   }
   checkTransfer(): number {
@@ -150,11 +180,16 @@ export class NetDevice implements Backend {
   }
 
   closed(): void {
-    this.#log.debug(this.path.summary());
+    this.#log.debug(this.summary());
     this.migration?.gone();
-    this.path.dropAll();
+    this.#dropAll();
     this.path.forgetGuest();
     this.onGone();
+  }
+
+  /** One line of counters for the log. */
+  summary(): string {
+    return this.threads?.summary() ?? this.path.summary();
   }
 }
 

@@ -1,5 +1,5 @@
 /** What serves one guest: its device, flows, forwarded ports and moves, in one loop. */
-import { Epoll, EPOLLIN } from "../ffi/event.ts";
+import { Epoll, EPOLLET, EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { type DeviceOptions, NetDevice } from "./device.ts";
 import { eventData, EventKind } from "./flow/context.ts";
@@ -9,12 +9,15 @@ import type { RestoreOptions } from "./flow/tcp/restore.ts";
 import { log } from "./log.ts";
 import { GuestMove } from "./migrate/guest_move.ts";
 import { Migration } from "./migrate/migration.ts";
+import type { Mesh } from "./mesh/mesh.ts";
 import { Session } from "./vhost_user/session.ts";
 
 /** Indexes of control events that are not kicks; others are for who watches more. */
 const SESSION = 1;
 const TRANSFER = 2;
-export const FIRST_FREE_INDEX = 3;
+/** Another thread has something for this one, or an answer. */
+const WAKE = 3;
+export const FIRST_FREE_INDEX = 4;
 
 export type GuestServiceOptions = DeviceOptions & RestoreOptions;
 
@@ -25,6 +28,8 @@ export class GuestService {
   readonly move: GuestMove;
   readonly migration: Migration;
   session: Session | undefined;
+  /** The threads of further queue pairs, if there are any. */
+  readonly #mesh: Mesh | undefined;
   /** Called for control events from {@link FIRST_FREE_INDEX} on. */
   onControl: (index: number) => void = () => {};
   /** Called when the frontend has gone. */
@@ -49,6 +54,9 @@ export class GuestService {
       else this.forwarder.pause();
     };
     device.onGone = () => this.move.forget();
+    const mesh = this.#mesh = device.threads?.mesh;
+    if (mesh === undefined) return;
+    epoll.add(mesh.wakeFd, EPOLLIN + EPOLLET, eventData(EventKind.control, WAKE));
   }
 
   /** Serves the frontend at `fd`, a connected, non-blocking socket, from now on. */
@@ -67,13 +75,17 @@ export class GuestService {
     const { path } = this.device;
     const most = Math.min(longest, this.forwarder.timeout());
     const timeout = path.timeout();
-    const wait = timeout < 0 || timeout > most ? most : timeout;
+    const mesh = this.#mesh;
+    let wait = timeout < 0 || timeout > most ? most : timeout;
+    if (mesh !== undefined && wait !== 0 && !mesh.sleep()) wait = 0;
     const count = this.epoll.wait(wait);
+    if (mesh !== undefined) mesh.awake();
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);
     this.forwarder.turn();
     this.migration.tick();
     path.turn();
+    if (mesh !== undefined) mesh.wake();
     return count;
   }
 
@@ -88,7 +100,7 @@ export class GuestService {
         if (index >= KICK_INDEX) device.path.kicked(index - KICK_INDEX);
         else if (index === SESSION) this.#readable();
         else if (index === TRANSFER) this.migration.onEvent(events, epoll.high(i));
-        else this.onControl(index);
+        else if (index !== WAKE) this.onControl(index);
         return;
       case EventKind.tcpListener:
       case EventKind.udpListener:

@@ -37,6 +37,7 @@ const DEFAULT_LOG_SIZE = 1 << 20;
 const MIN_LOG_SIZE = 4096;
 const MAX_LOG_SIZE = 1 << 30;
 const MAX_FD = 1 << 20;
+const MAX_QUEUES = 8;
 
 /** Pairs of which one makes the other senseless. */
 const CONTRADICTIONS: readonly (readonly [OptionName, OptionName])[] = [
@@ -133,6 +134,7 @@ function processOptions(options: ParsedOptions) {
     repairPath: path("repair-path"),
     migrateFormat: readFormat(options),
     ...offloads(options),
+    queues: readQueues(options),
   } as const;
 }
 
@@ -146,6 +148,17 @@ function readFormat(options: ParsedOptions): StateFormat {
 function offloads(options: ParsedOptions): Pick<Config, "offloads"> {
   const value = options.last("offload");
   return value === undefined ? {} : { offloads: readOffloads(value) };
+}
+
+function readQueues(options: ParsedOptions): number {
+  const value = options.last("queues");
+  if (value === undefined) return 1;
+  const queues = readNumber(value, 1, MAX_QUEUES);
+  const format = options.last("migrate-format");
+  if (queues > 1 && format?.text === "passt") {
+    throw new UsageError(value.written, `contradicts ${format.written}: passt has one`);
+  }
+  return queues;
 }
 
 function readSocketPath(options: ParsedOptions): string | undefined {

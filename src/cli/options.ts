@@ -146,6 +146,15 @@ export const OPTIONS = [
     ],
   },
   {
+    name: "queues",
+    argument: "N",
+    group: "Virtual machine",
+    help: [
+      "Queue pairs, 1 to 8, each on a thread of its own",
+      "default: 1; as many as the guest has processors is best",
+    ],
+  },
+  {
     name: "mtu",
     short: "m",
     argument: "BYTES",

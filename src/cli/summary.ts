@@ -23,7 +23,7 @@ export function summary(config: Config): string[] {
   if (socketPath !== undefined) {
     lines.push(
       "Options for QEMU (size as in -m):",
-      `  ${qemuOptions(socketPath)}`,
+      `  ${qemuOptions(socketPath, config.queues)}`,
     );
   }
   return lines;
@@ -33,17 +33,21 @@ export function summary(config: Config): string[] {
  * The options that QEMU needs to use vuelo at a socket. The guest's memory must be
  * shared, as vuelo reads and writes it in place.
  */
-export function qemuOptions(socketPath: string): string {
+export function qemuOptions(socketPath: string, queues = 1): string {
   // A comma within a value is doubled (qemu(1), QemuOpts); the shell must not see more.
   const path = socketPath.replaceAll(",", ",,");
   const chardev = `socket,id=vuelo,path=${path}`;
+  // An interrupt for each ring, one for the control queue, one for changes (QEMU's own).
+  const [pairs, several] = queues > 1
+    ? [`,queues=${queues}`, `,mq=on,vectors=${2 * queues + 2}`]
+    : ["", ""];
   return [
     "-m 1G",
     "-object memory-backend-memfd,id=mem,size=1G,share=on",
     "-machine memory-backend=mem",
     `-chardev ${/^[\w./,=@%+:-]*$/.test(chardev) ? chardev : quote(chardev)}`,
-    "-netdev vhost-user,id=net,chardev=vuelo",
-    "-device virtio-net-pci,netdev=net",
+    `-netdev vhost-user,id=net,chardev=vuelo${pairs}`,
+    `-device virtio-net-pci,netdev=net${several}`,
   ].join(" ");
 }
 

@@ -41,6 +41,7 @@ export class Rehearsal {
     // whether or not a guest has that here.
     const alone = {
       tcp: true,
+      queues: 1,
       forwards: [],
       ip4: secluded(ip4 ?? ip6),
       ip6: secluded(ip6),

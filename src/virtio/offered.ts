@@ -35,14 +35,17 @@ const OF_PASST: readonly number[] = [NetFeature.guestCsum, NetFeature.mrgRxbuf];
  * of the target lacks, so that one which is to go to passt is offered what passt has.
  *
  * @param offloads those that may be among them; undefined is all
+ * @param queues pairs on offer
  */
 export function offeredFeatures(
   format: StateFormat,
   offloads?: ReadonlySet<OffloadName>,
+  queues = 1,
 ): FeatureBits {
   const more = format === "passt" ? OF_PASST : FASTER;
+  const several = queues > 1 ? [NetFeature.multiqueue] : [];
   return {
-    lo: limitOffloads(bits([...ALWAYS, ...more]), offloads),
+    lo: limitOffloads(bits([...ALWAYS, ...more, ...several]), offloads),
     hi: bits([NetFeatureHigh.version1]),
   };
 }

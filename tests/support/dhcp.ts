@@ -63,6 +63,7 @@ export function dhcpConfig(changes: Partial<Config> = {}): Config {
     fqdn: "guest.example.org",
     forwards: [],
     migrateFormat: "vuelo",
+    queues: 1,
     ...changes,
   };
 }

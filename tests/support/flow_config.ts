@@ -52,6 +52,7 @@ export function flowConfig(changes: Partial<Config> = {}): Config {
     search: [],
     forwards: [],
     migrateFormat: "vuelo",
+    queues: 1,
     ...changes,
   };
 }

@@ -45,6 +45,7 @@ export function serviceConfig(changes: Partial<Config> = {}): Config {
     search: ["example.org"],
     forwards: [],
     migrateFormat: "vuelo",
+    queues: 1,
     ...changes,
   };
 }

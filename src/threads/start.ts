@@ -1,0 +1,21 @@
+/** What a thread of the data path is given when it starts. */
+import type { Config } from "../config.ts";
+import type { SharedParts } from "../mesh/shared.ts";
+
+/** Flows at once on one thread: TCP connections, UDP associations and pings together. */
+export const MAX_FLOWS = 131_072;
+
+/** What a thread says: its code is there; it runs. */
+export type Said = "loaded" | "ready";
+
+export interface Start {
+  /** Number of the thread, and so of its queue pair. */
+  readonly self: number;
+  readonly config: Config;
+  readonly shared: SharedParts;
+  readonly control: SharedArrayBuffer;
+  /** Guest memory of the main thread. */
+  readonly memory: { readonly base: number; readonly size: number };
+  /** What performance.now() of the main thread was when the machine's clock was 0. */
+  readonly clock: number;
+}
