@@ -22,6 +22,7 @@ Deno.test("interpose() sees every call, and only before anything is bound", () =
 });
 
 interface Output {
+  readonly heap: readonly { readonly packets: number; readonly growth: number }[];
   readonly micro: readonly {
     readonly name: string;
     readonly packets: number;
@@ -40,14 +41,17 @@ Deno.test("every case runs, and all its figures are numbers", async () => {
       import.meta.resolve("./main.ts"),
       "--level=micro",
       "--seconds=0.01",
+      "--packets=2000",
       `--json=${json}`,
     ],
   }).output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   assert(success, text(stderr));
-  const { micro }: Output = JSON.parse(await Deno.readTextFile(json));
+  const { micro, heap }: Output = JSON.parse(await Deno.readTextFile(json));
   await Deno.remove(json);
-  assertEquals(text(stdout).trim().split("\n").length, micro.length + 1);
+  assertEquals(text(stdout).trim().split("\n").length, micro.length + heap.length + 1);
+  assert(heap.length > 0 && heap.every(({ packets }) => packets >= 2000));
+  assert(heap.every(({ growth }) => Number.isInteger(growth)));
   for (const { name, packets, calls, ...figures } of micro) {
     assert(packets > 0, name);
     for (const [key, value] of Object.entries({ ...figures, ...calls })) {

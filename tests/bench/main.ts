@@ -4,8 +4,8 @@
  */
 import { LabError } from "../../scripts/lab/cache.ts";
 import { missingRights, reenter, reentered, rights } from "../support/lab_userns.ts";
-import { HEADINGS, type Measured, row } from "./micro/report.ts";
-import { runMicro } from "./micro/run.ts";
+import { HEADINGS, type Heap, heapRow, type Measured, row } from "./micro/report.ts";
+import { runHeap, runMicro } from "./micro/run.ts";
 import { type Contender, peer, vuelo } from "./net/contender.ts";
 import type { Sample } from "./net/results.ts";
 import { fetchAll, runNative } from "./net/run.ts";
@@ -37,11 +37,16 @@ async function contenders({ peer: text }: Options): Promise<Contender[]> {
 
 async function run(options: Options): Promise<Figures> {
   const micro: Measured[] = [];
+  const heap: Heap[] = [];
   if (options.levels.has("micro")) {
     console.log(HEADINGS);
     await runMicro(options.wanted, options.seconds, (result) => {
       micro.push(result);
       console.log(row(result));
+    });
+    await runHeap(options.wanted, options.packets, (result) => {
+      heap.push(result);
+      console.log(heapRow(result));
     });
   }
   const samples: Sample[] = [];
@@ -56,7 +61,13 @@ async function run(options: Options): Promise<Figures> {
   const names = all.map(({ name }) => name);
   for (const section of sections(samples, names)) console.log(`\n${asText(section)}`);
   const backends = Object.fromEntries(all.map((c) => [c.name, c.shown]));
-  return { about: about(options.seconds, options.rounds), backends, micro, samples };
+  return {
+    about: about(options.seconds, options.rounds),
+    backends,
+    micro,
+    heap,
+    samples,
+  };
 }
 
 async function main(): Promise<number> {
@@ -68,7 +79,8 @@ async function main(): Promise<number> {
   const elsewhere = await enter(options);
   if (elsewhere !== undefined) return elsewhere;
   const figures = await run(options);
-  if (figures.micro.length + figures.samples.length === 0) {
+  const { micro, heap, samples } = figures;
+  if (micro.length + heap.length + samples.length === 0) {
     throw new UsageError("no case matches --filter");
   }
   if (options.json !== undefined) {

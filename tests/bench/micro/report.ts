@@ -17,6 +17,14 @@ export interface Measured {
   readonly calls: Readonly<Record<string, number>>;
 }
 
+/** What V8's heap came to over many packets. */
+export interface Heap {
+  readonly name: string;
+  readonly packets: number;
+  /** Bytes in use after a full collection, less those before. */
+  readonly growth: number;
+}
+
 const NAME_WIDTH = 42;
 const columns = ["ns", "kernel", "packets/s", "Gbit/s", "calls", "bytes", "driver"];
 const WIDTH = 10;
@@ -58,4 +66,10 @@ export function row(measured: Measured): string {
     figure(measured.allocatedBytes),
     figure(measured.driverNanoseconds),
   ], mostCalled(measured));
+}
+
+/** One line for a case that watched the heap. */
+export function heapRow({ name, packets, growth }: Heap): string {
+  const count = packets.toLocaleString("en-US");
+  return `${name.padEnd(NAME_WIDTH)}  ${growth} bytes more after ${count} packets`;
 }

@@ -3,6 +3,7 @@
  * V8 made: `worker.ts PASS NAME SECONDS`. Prints one line of JSON. Passes:
  * - time: CPU time and allocated bytes; needs `--v8-flags=--expose-gc`
  * - count: calls of libc, through wrapped functions
+ * - heap: what V8's heap has grown by after so many packets; SECONDS is their number
  */
 import { interpose } from "../../../ffi/libc.ts";
 import type { Case } from "./cases.ts";
@@ -17,6 +18,12 @@ export interface CountResult {
   readonly packets: number;
   /** Calls of libc by function. */
   readonly calls: Record<string, number>;
+}
+
+export interface HeapResult {
+  readonly packets: number;
+  /** Bytes that a full collection leaves more at the end than at the beginning. */
+  readonly growth: number;
 }
 
 const WARM_UP = 0.3;
@@ -54,6 +61,24 @@ function countCalls(
   return { packets, calls: Object.fromEntries(calls.byName) };
 }
 
+/** Of all packets, those that come before the heap is first looked at. */
+const SETTLING = 0.1;
+
+function heapAfterCollection(): number {
+  const { gc } = globalThis as { gc?: () => void };
+  // What a first one finds dead may keep more alive until a second.
+  for (let i = 0; i < 3; i++) gc?.();
+  return Deno.memoryUsage().heapUsed;
+}
+
+function grow(packets: number, round: () => number): HeapResult {
+  for (let done = 0; done < packets * SETTLING;) done += round();
+  const before = heapAfterCollection();
+  let done = 0;
+  while (done < packets) done += round();
+  return { packets: done, growth: heapAfterCollection() - before };
+}
+
 /** Starts what the case talks to and returns its port. */
 async function startPeer(role: string) {
   const child = new Deno.Command(Deno.execPath(), {
@@ -81,10 +106,12 @@ async function main(pass: string, name: string, seconds: number): Promise<void> 
   const meter = new Meter(counter);
   const peer = found.peer === undefined ? undefined : await startPeer(found.peer);
   const round = found.start(meter, peer?.port ?? 0);
-  const result = pass === "count"
-    ? countCalls(meter, seconds, round, counter)
-    : time(meter, seconds, round);
-  console.log(JSON.stringify(result));
+  const passes: Record<string, () => TimeResult | CountResult | HeapResult> = {
+    count: () => countCalls(meter, seconds, round, counter),
+    time: () => time(meter, seconds, round),
+    heap: () => grow(seconds, round),
+  };
+  console.log(JSON.stringify(passes[pass]()));
   peer?.child.kill("SIGKILL");
   Deno.exit(0);
 }

@@ -5,6 +5,7 @@ import type { Reading } from "../load/counters.ts";
 import type { Running } from "./contender.ts";
 import { FORWARDED } from "./contender.ts";
 import type { GuestSpace } from "./frontend.ts";
+import { descriptorsOfOne } from "./limits.ts";
 import type { Load } from "./load.ts";
 import { ADDRESS } from "./network.ts";
 import type { Figures } from "./results.ts";
@@ -16,14 +17,14 @@ export interface Session {
   readonly guest: Load;
   readonly peer: Load;
   readonly seconds: number;
+  /** How many connections are idle where that is the case. */
+  readonly idle: number;
 }
 
 export interface NetCase {
   readonly name: string;
   /** Of the guest's link; all if undefined. */
   readonly mtus?: readonly number[];
-  /** Runs only where a filter names it. */
-  readonly onRequest?: boolean;
   readonly measure: (session: Session) => Promise<Figures>;
 }
 
@@ -36,6 +37,10 @@ const GIB = 2 ** 30;
 const WARM_UP_MS = 400;
 /** A socket's queue is empty when nothing came for this long. */
 const QUIET_MS = 100;
+/** All idle connections are there by then, or some are lost. */
+const OPENING_MS = 240_000;
+/** Descriptors that are left for all else. */
+const SPARE = 1000;
 
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -165,8 +170,8 @@ function requests(what: "echo" | "once", from: Side, count: number): NetCase {
       const window = await during(session, from, { kind: what, count });
       const { operations, failed, seconds, p50, p99, p999 } = window[from];
       if (operations === 0) throw new Error("nothing was answered");
-      if (failed > 0) throw new Error(`${failed} of ${operations} failed`);
       return {
+        failed: 100 * failed / (operations + failed),
         requests: operations / seconds / 1e3,
         p50: p50 * 1e3,
         p99: p99 * 1e3,
@@ -176,6 +181,42 @@ function requests(what: "echo" | "once", from: Side, count: number): NetCase {
     },
   };
 }
+
+/** Opens idle connections, as many as the machine lets a process have; how many it were. */
+async function openIdle({ guest, idle }: Session): Promise<number> {
+  await guest.call("mark", {});
+  const count = Math.min(idle, await descriptorsOfOne() - SPARE);
+  const order = work("guest", { kind: "idle", count, ports: PEER_PORTS });
+  await guest.call("start", { ...order, name: "idle" });
+  let done = 0;
+  await until("idle connections are open", async () => {
+    await sleep(QUIET_MS);
+    const { operations, failed } = await guest.call("read", {});
+    done = operations;
+    return operations + failed >= count;
+  }, OPENING_MS);
+  return done;
+}
+
+/** What many connections cost that do nothing, and what one that is busy loses by them. */
+const besideIdle: NetCase = {
+  name: "TCP down, 1 stream beside many idle connections",
+  mtus: [1500],
+  measure: async (session) => {
+    const { backend } = session;
+    const busy = async () => (await streams("down", 1).measure(session)).throughput!;
+    const [alone, before] = [await busy(), backend.memory().anonymous];
+    const opened = await openIdle(session);
+    if (opened === 0) throw new Error("no idle connection could be opened");
+    const [beside, after] = [await busy(), backend.memory().anonymous];
+    await session.guest.call("stop", { name: "idle" });
+    return {
+      "idle connections": opened / 1000,
+      "kept beside idle": 100 * beside / alone,
+      "memory per idle": (after - before) * 2 ** 20 / opened,
+    };
+  },
+};
 
 export const NET_CASES: readonly NetCase[] = [
   ...[1, 8, 64].flatMap((count) =>
@@ -189,4 +230,5 @@ export const NET_CASES: readonly NetCase[] = [
   requests("once", "guest", 1),
   requests("once", "guest", 32),
   requests("once", "peer", 32),
+  besideIdle,
 ];

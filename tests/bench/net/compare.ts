@@ -18,6 +18,7 @@ export interface Plan {
   readonly contenders: readonly Contender[];
   readonly rounds: number;
   readonly seconds: number;
+  readonly idle: number;
   /** Told of each sample as it comes. */
   readonly onSample: (sample: Sample) => void;
 }
@@ -112,7 +113,14 @@ async function oneSession(
     await sleep(200);
     const rest = backend.memory().resident;
     await space.attach(backend.socket, mtu);
-    const session = { backend, space, guest, peer, seconds: plan.seconds };
+    const session = {
+      backend,
+      space,
+      guest,
+      peer,
+      seconds: plan.seconds,
+      idle: plan.idle,
+    };
     await warmUp(session);
     for (const one of part.cases) {
       try {

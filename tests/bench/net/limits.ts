@@ -21,3 +21,10 @@ async function find(): Promise<readonly string[]> {
   }).output().catch(() => ({ success: false }));
   return success ? argv : [];
 }
+
+/** How many descriptors a process may have that is started with that prefix. */
+export async function descriptorsOfOne(): Promise<number> {
+  if ((await manyDescriptors()).length > 0) return DESCRIPTORS;
+  const text = await Deno.readTextFile("/proc/self/limits");
+  return Number(/^Max open files\s+\d+\s+(\d+)/m.exec(text)?.[1] ?? 1024);
+}

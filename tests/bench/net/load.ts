@@ -43,7 +43,9 @@ export class Load {
     op: K,
     args: Operations[K][0],
   ): Promise<Operations[K][1]> {
-    const reply = await this.link.request({ op, ...args }, PATIENCE);
+    const reply = await this.link.request({ op, ...args }, PATIENCE).catch((error) => {
+      throw new Error(`a load failed: ${error.message} ${this.process.output}`);
+    });
     if (reply.error !== undefined) {
       throw new RequestError(`${this.link.name}: ${op}: ${reply.error}`);
     }

@@ -1,5 +1,5 @@
 /** All that a run measured, as JSON. */
-import type { Measured } from "../micro/report.ts";
+import type { Heap, Measured } from "../micro/report.ts";
 import type { Sample } from "../net/results.ts";
 
 export interface Figures {
@@ -7,6 +7,7 @@ export interface Figures {
   /** By name; vuelo is the first. */
   readonly backends: Readonly<Record<string, string>>;
   readonly micro: readonly Measured[];
+  readonly heap: readonly Heap[];
   readonly samples: readonly Sample[];
 }
 
