@@ -8,7 +8,7 @@ import { HEADINGS, type Heap, heapRow, type Measured, row } from "./micro/report
 import { runHeap, runMicro } from "./micro/run.ts";
 import { type Contender, peer, vuelo } from "./net/contender.ts";
 import type { Sample } from "./net/results.ts";
-import { fetchAll, runNative } from "./net/run.ts";
+import { fetchAll, runNet } from "./net/run.ts";
 import { HELP, type Options, parse, UsageError } from "./options.ts";
 import { about, type Figures } from "./report/figures.ts";
 import { asText, digits, sections } from "./report/table.ts";
@@ -55,9 +55,8 @@ async function run(options: Options): Promise<Figures> {
     samples.push(sample);
     tellSample(sample);
   };
-  if (options.levels.has("native")) {
-    await runNative({ ...options, contenders: all, onSample }, options.wanted);
-  }
+  const plan = { ...options, contenders: all, onSample };
+  await runNet(plan, options.levels, options.wanted);
   const names = all.map(({ name }) => name);
   for (const section of sections(samples, names)) console.log(`\n${asText(section)}`);
   const backends = Object.fromEntries(all.map((c) => [c.name, c.shown]));

@@ -1,6 +1,6 @@
 /** Linux as an ordinary process (user-mode-linux), whose driver virtio_uml is the frontend. */
 import { userModeLinux } from "../../scripts/lab/frontends.ts";
-import { image } from "../../scripts/lab/image.ts";
+import { image, type ImageKind } from "../../scripts/lab/image.ts";
 import { Agent } from "./lab_agent.ts";
 import { JsonLink } from "./lab_json.ts";
 import { Process } from "./lab_process.ts";
@@ -19,12 +19,12 @@ export class UmlGuest extends Agent {
   }
 
   /** Starts the kernel on vuelo's socket and waits until the agent answers. */
-  static async start(socket: string): Promise<UmlGuest> {
+  static async start(socket: string, kind: ImageKind = "base"): Promise<UmlGuest> {
     const uml = await userModeLinux();
     const folder = await Deno.makeTempDir({ prefix: "vuelo-uml-" });
     const argv = [...uml.command, "mem=256M", "panic=-1", `uml_dir=${folder}`];
     argv.push(
-      `initrd=${await image(uml.kernel, "base")}`,
+      `initrd=${await image(uml.kernel, kind)}`,
       `virtio_uml.device=${socket}:1`,
     );
     argv.push("con=null", "con0=null,fd:2", "ssl0=fd:0,fd:1", "lab.serial");

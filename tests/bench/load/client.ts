@@ -26,7 +26,15 @@ import { Mode, Stream } from "./server.ts";
 
 /** What a load is told to send, and where. */
 export interface Work {
-  readonly kind: "sink" | "source" | "both" | "echo" | "once" | "idle" | "flood";
+  readonly kind:
+    | "sink"
+    | "source"
+    | "both"
+    | "echo"
+    | "plain"
+    | "once"
+    | "idle"
+    | "flood";
   readonly address: string;
   /** Connections are spread over these. */
   readonly ports: readonly number[];
@@ -130,7 +138,8 @@ export class Requests extends Client {
     const { engine } = this;
     if ((events & EPOLLOUT) !== 0) {
       engine.change(fd, EPOLLIN, this);
-      engine.sendByte(fd, Mode.echo);
+      // An echo service of another make needs not to be told.
+      if (this.work.kind === "echo") engine.sendByte(fd, Mode.echo);
     } else {
       if (engine.receiveShort(fd) <= 0) {
         engine.counters.failed++;

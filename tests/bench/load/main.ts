@@ -87,6 +87,7 @@ class Control implements Handler {
   #start(work: Work): { stop(): void } {
     switch (work.kind) {
       case "echo":
+      case "plain":
         return new Requests(this.engine, work);
       case "once":
         return new Connections(this.engine, work);

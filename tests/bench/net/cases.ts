@@ -39,6 +39,8 @@ const WARM_UP_MS = 400;
 const QUIET_MS = 100;
 /** All idle connections are there by then, or some are lost. */
 const OPENING_MS = 240_000;
+/** A back-end that opens no more in this time opens no more at all. */
+const STANDSTILL_MS = 5000;
 /** Descriptors that are left for all else. */
 const SPARE = 1000;
 
@@ -189,13 +191,15 @@ async function openIdle({ guest, idle }: Session): Promise<number> {
   const order = work("guest", { kind: "idle", count, ports: PEER_PORTS });
   await guest.call("start", { ...order, name: "idle" });
   let done = 0;
+  let since = performance.now();
   await until("idle connections are open", async () => {
     await sleep(QUIET_MS);
     const { operations, failed } = await guest.call("read", {});
-    done = operations;
-    return operations + failed >= count;
+    if (operations + failed > done) since = performance.now();
+    done = operations + failed;
+    return done >= count || performance.now() - since > STANDSTILL_MS;
   }, OPENING_MS);
-  return done;
+  return (await guest.call("read", {})).operations;
 }
 
 /** What many connections cost that do nothing, and what one that is busy loses by them. */

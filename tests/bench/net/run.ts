@@ -1,10 +1,19 @@
 /** Which cases run behind which frontend. */
-import { testpmd } from "../../../scripts/lab/frontends.ts";
-import { program, provide, SETS } from "../../../scripts/lab/packages.ts";
+import { testpmd, userModeLinux } from "../../../scripts/lab/frontends.ts";
+import { image } from "../../../scripts/lab/image.ts";
+import { kernel, program, provide, qemu, SETS } from "../../../scripts/lab/packages.ts";
 import { NET_CASES, type NetCase } from "./cases.ts";
 import { compare, type Plan } from "./compare.ts";
 import { DPDK } from "./dpdk.ts";
 import type { Frontend } from "./frontend.ts";
+import {
+  compareMachines,
+  iperf3,
+  MACHINE_CASES,
+  type MachineKind,
+  QEMU,
+  UML,
+} from "./machine.ts";
 import { TAP } from "./tap.ts";
 
 interface Part {
@@ -25,34 +34,39 @@ const PARTS: readonly Part[] = [
   },
 ];
 
-interface Chosen {
-  readonly frontend: Frontend;
-  readonly cases: { mtu: number; one: NetCase }[];
+/** Machines are slow to start, and slow: MTUs at both ends will do. */
+const MACHINE_MTUS = [1500, 65_520];
+const MACHINES: readonly MachineKind[] = [UML, QEMU];
+
+/** The cases at each MTU whose full names are wanted. */
+function choose<C extends { readonly name: string; readonly mtus?: readonly number[] }>(
+  frontend: string,
+  mtus: readonly number[],
+  cases: readonly C[],
+  wanted: (name: string) => boolean,
+): { mtu: number; one: C }[] {
+  return mtus.flatMap((mtu) =>
+    cases
+      .filter((one) => one.mtus?.includes(mtu) ?? true)
+      .filter((one) => wanted(`${frontend} MTU ${mtu} ${one.name}`))
+      .map((one) => ({ mtu, one }))
+  );
 }
 
-/** The full name of a case, which a filter is matched with. */
-function fullName(frontend: Frontend, mtu: number, name: string): string {
-  return `${frontend.name} MTU ${mtu} ${name}`;
-}
-
-function choose(wanted: (name: string) => boolean): Chosen[] {
-  return PARTS.map(({ frontend, mtus, cases }) => ({
-    frontend,
-    cases: mtus.flatMap((mtu) =>
-      cases
-        .filter((one) => one.mtus?.includes(mtu) ?? true)
-        .filter((one) => wanted(fullName(frontend, mtu, one.name)))
-        .map((one) => ({ mtu, one }))
-    ),
-  })).filter(({ cases }) => cases.length > 0);
-}
-
-/** Compares the plan's contenders in all wanted cases. */
-export async function runNative(
+/** Compares the plan's contenders in all wanted cases of these levels. */
+export async function runNet(
   plan: Plan,
+  levels: ReadonlySet<string>,
   wanted: (name: string) => boolean,
 ): Promise<void> {
-  for (const { frontend, cases } of choose(wanted)) await compare(plan, frontend, cases);
+  for (const { frontend, mtus, cases } of levels.has("native") ? PARTS : []) {
+    const chosen = choose(frontend.name, mtus, cases, wanted);
+    if (chosen.length > 0) await compare(plan, frontend, chosen);
+  }
+  for (const kind of MACHINES.filter(({ level }) => levels.has(level))) {
+    const chosen = choose(kind.name, MACHINE_MTUS, MACHINE_CASES, wanted);
+    if (chosen.length > 0) await compareMachines(plan, kind, chosen);
+  }
 }
 
 /** Fetches what is missing, while the machine's network is at hand. */
@@ -60,4 +74,8 @@ export async function fetchAll(): Promise<void> {
   await program("ip");
   await provide(SETS.guest);
   await testpmd();
+  await iperf3();
+  await qemu();
+  await image(await kernel(), "full");
+  await image((await userModeLinux()).kernel, "full");
 }

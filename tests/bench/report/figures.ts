@@ -15,6 +15,7 @@ export interface Figures {
 export function about(seconds: number, rounds: number): Figures["about"] {
   const model = /^model name\s*:\s*(.*)$/m.exec(Deno.readTextFileSync("/proc/cpuinfo"));
   return {
+    command: commandLine(),
     date: new Date().toISOString(),
     deno: Deno.version.deno,
     v8: Deno.version.v8,
@@ -25,4 +26,11 @@ export function about(seconds: number, rounds: number): Figures["about"] {
     seconds,
     rounds,
   };
+}
+
+/** How this run was started, less what is of this machine. */
+function commandLine(): string {
+  const words = Deno.args.map((word) => /^[\w./=,:-]+$/.test(word) ? word : `'${word}'`);
+  const compiled = Deno.env.has("VUELO_BIN") ? "VUELO_BIN=$PWD/dist/vuelo " : "";
+  return `${compiled}deno task bench ${words.join(" ")}`.trim();
 }
