@@ -21,6 +21,8 @@ const CLIENTS = [
   "usr/lib/systemd/systemd-networkd",
   "usr/lib/klibc/bin/ipconfig",
 ];
+/** What iperf3 loads when it ends a thread. */
+const UNWINDER = `${LIBRARIES}/libgcc_s.so.1`;
 const NETWORKD_FILES = /^usr\/lib\/klibc-.*\.so$/;
 const PASSWD = "root:x:0:0:root:/root:/bin/sh\n" +
   "systemd-network:x:998:998::/:/usr/sbin/nologin\nnobody:x:65534:65534::/:/bin/false\n";
@@ -146,6 +148,7 @@ async function addBusybox(archive: CpioWriter, root: string): Promise<void> {
 
 async function addClients(archive: CpioWriter, root: string): Promise<void> {
   for (const file of CLIENTS) await addProgram(archive, root, file);
+  archive.file(UNWINDER, await Deno.readFile(`${root}/${UNWINDER}`), 0o755);
   await addProgram(archive, await provide(SETS.ethtool), "usr/sbin/ethtool");
   const klibc = Deno.readDirSync(`${root}/usr/lib`);
   for (const entry of klibc) {

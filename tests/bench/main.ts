@@ -25,8 +25,10 @@ async function enter(options: Options): Promise<number | undefined> {
 }
 
 /** One line for each sample as it comes, so that nobody waits in the dark. */
-function tellSample({ frontend, mtu, name, backend, figures, error }: Sample): void {
+function tellSample(sample: Sample): void {
+  const { frontend, mtu, name, backend, figures, error, noise } = sample;
   const said = Object.entries(figures).map(([key, value]) => `${key} ${digits(value)}`);
+  if (noise !== undefined) said.push(`others ${digits(noise)} CPU`);
   const text = error ?? said.join(", ");
   console.error(`${frontend} MTU ${mtu} ${name}: ${backend}: ${text}`);
 }

@@ -3,7 +3,7 @@ import { parseArgs } from "@std/cli";
 
 export const HELP =
   `deno task bench [--level LIST] [--filter REGEX] [--peer COMMAND] [--rounds N]
-                [--seconds N] [--packets N] [--idle N] [--json FILE]
+                [--seconds N] [--packets N] [--idle N] [--quiet N] [--json FILE]
 
   --level LIST    micro, native or guest, parted by commas (default: all of them)
                   micro: each hot path in this process, with a driver of its own
@@ -18,6 +18,8 @@ export const HELP =
   --seconds N     time for each case (default 1)
   --packets N     packets of the cases that watch the heap (default 10000000)
   --idle N        idle connections (default 100000)
+  --quiet N       seconds to wait for other processes to leave the machine alone before
+                  each case, which is repeated if they come back; 0: neither (default 5)
   --json FILE     write all figures to FILE, too, for deno task bench:plot
 
 vuelo is what VUELO_BIN names, else the sources. Levels native and guest need root or a
@@ -45,6 +47,7 @@ export interface Options {
   readonly seconds: number;
   readonly packets: number;
   readonly idle: number;
+  readonly quiet: number;
   readonly json: string | undefined;
 }
 
@@ -87,6 +90,7 @@ const STRINGS = [
   "seconds",
   "packets",
   "idle",
+  "quiet",
   "json",
 ];
 
@@ -110,6 +114,7 @@ export function parse(words: readonly string[]): Options | undefined {
     seconds: positive("seconds", given("seconds"), 1),
     packets: positive("packets", given("packets"), 10_000_000),
     idle: Math.ceil(positive("idle", given("idle"), 100_000)),
+    quiet: given("quiet") === "0" ? 0 : positive("quiet", given("quiet"), 5),
     json: given("json"),
   };
 }

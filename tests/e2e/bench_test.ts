@@ -9,7 +9,7 @@ async function bench(level: string, filter: string): Promise<[string, Figures]> 
   const json = await Deno.makeTempFile({ prefix: "vuelo-bench-" });
   try {
     const options = [`--level=${level}`, `--filter=${filter}`, `--json=${json}`];
-    options.push("--peer=passt", "--rounds=1", "--seconds=0.3");
+    options.push("--peer=passt", "--rounds=1", "--seconds=0.3", "--quiet=0");
     const said = await run([Deno.execPath(), "run", "-A", "--no-check", SCRIPT].concat(
       options,
     ));

@@ -37,6 +37,8 @@ const GIB = 2 ** 30;
 const WARM_UP_MS = 400;
 /** A socket's queue is empty when nothing came for this long. */
 const QUIET_MS = 100;
+/** A lost SYN comes again after 1 s, then 2 s and so on. */
+const CONNECTING_MS = 8000;
 /** All idle connections are there by then, or some are lost. */
 const OPENING_MS = 240_000;
 /** A back-end that opens no more in this time opens no more at all. */
@@ -88,8 +90,14 @@ async function observe(session: Session): Promise<Window> {
 /** Has `from` work while it is observed, once it is under way. */
 async function during(session: Session, from: Side, order: Order): Promise<Window> {
   const load = session[from];
+  await load.call("mark", {});
   await load.call("start", work(from, order));
+  const connections = order.kind === "once" ? 1 : order.count ?? 1;
   try {
+    await until(`${connections} connections are open`, async () => {
+      const { operations, failed } = await load.call("read", {});
+      return operations + failed >= connections;
+    }, CONNECTING_MS);
     await sleep(WARM_UP_MS);
     return await observe(session);
   } finally {

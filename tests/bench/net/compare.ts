@@ -12,6 +12,7 @@ import { type Contender, Running } from "./contender.ts";
 import type { Frontend, GuestSpace } from "./frontend.ts";
 import { Load } from "./load.ts";
 import { ADDRESS, createNetwork } from "./network.ts";
+import { quietly } from "./noise.ts";
 import type { Sample } from "./results.ts";
 
 export interface Plan {
@@ -19,9 +20,14 @@ export interface Plan {
   readonly rounds: number;
   readonly seconds: number;
   readonly idle: number;
+  /** Seconds to wait for others to leave the machine alone, before each measurement. */
+  readonly quiet: number;
   /** Told of each sample as it comes. */
   readonly onSample: (sample: Sample) => void;
 }
+
+/** What a measurement came to. */
+export type Told = Pick<Sample, "figures" | "error" | "noise">;
 
 /** The name under which what isn't traffic is reported. */
 export const PROCESS = "process";
@@ -106,7 +112,7 @@ async function oneSession(
   const { network, space, guest, peer } = bench;
   const { mtu, round } = part;
   const common = { frontend: frontend.name, mtu, backend: contender.name, round };
-  const tell = (name: string, rest: Pick<Sample, "figures" | "error">) =>
+  const tell = (name: string, rest: Told) =>
     plan.onSample({ level: "native", ...common, name, ...rest });
   const backend = await Running.start(contender, network.host);
   try {
@@ -124,7 +130,8 @@ async function oneSession(
     await warmUp(session);
     for (const one of part.cases) {
       try {
-        tell(one.name, { figures: await one.measure(session) });
+        const [figures, noise] = await quietly(plan.quiet, () => one.measure(session));
+        tell(one.name, { figures, noise });
       } catch (error) {
         tell(one.name, { figures: {}, error: (error as Error).message });
         if (backend.ended) return;

@@ -9,9 +9,10 @@ import { Guest } from "../../support/qemu.ts";
 import { UmlGuest } from "../../support/uml.ts";
 import { FORWARDED, Running } from "./contender.ts";
 import type { Contender } from "./contender.ts";
-import { type Plan, PROCESS } from "./compare.ts";
+import { type Plan, PROCESS, type Told } from "./compare.ts";
 import { Load } from "./load.ts";
 import { ADDRESS, createNetwork } from "./network.ts";
+import { quietly } from "./noise.ts";
 import type { Figures, Sample } from "./results.ts";
 
 /** A machine that is running, with the agent in it. */
@@ -170,10 +171,9 @@ export async function compareMachines(
   const peer = await Load.start(network.peer, [], []);
   stack.defer(() => peer.stop());
   const { path, args, env } = await iperf3();
-  const server = new Process([path, ...args, "-s", "-p", `${IPERF_PORT}`], {
-    namespace: network.peer,
-    env,
-  });
+  // Its datagrams are to come from where it is asked, not from the link's own address.
+  const serve = ["-s", "-B", ADDRESS.peer, "-p", `${IPERF_PORT}`];
+  const server = new Process([path, ...args, ...serve], { namespace: network.peer, env });
   stack.defer(async () => void await server.stop());
   for (let round = 0; round < plan.rounds; round++) {
     const { contenders } = plan;
@@ -201,7 +201,7 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
     round,
   };
   let mtu = cases[0].mtu;
-  const tell = (name: string, rest: Pick<Sample, "figures" | "error">) =>
+  const tell = (name: string, rest: Told) =>
     plan.onSample({ ...common, mtu, name, ...rest });
   await using stack = new AsyncDisposableStack();
   const backend = await Running.start(contender, network.host);
@@ -215,7 +215,9 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
       mtu = entry.mtu;
       await guest.run("ip", "link", "set", "eth0", "mtu", `${mtu}`);
       try {
-        tell(entry.one.name, { figures: await entry.one.measure(session) });
+        const measure = () => entry.one.measure(session);
+        const [figures, noise] = await quietly(plan.quiet, measure);
+        tell(entry.one.name, { figures, noise });
       } catch (error) {
         tell(entry.one.name, { figures: {}, error: (error as Error).message });
         if (backend.ended) return;

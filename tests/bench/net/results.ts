@@ -33,6 +33,8 @@ export interface Sample {
   readonly backend: string;
   readonly round: number;
   readonly figures: Figures;
+  /** Processors that other processes took meanwhile. */
+  readonly noise?: number;
   /** Why there are none. */
   readonly error?: string;
 }

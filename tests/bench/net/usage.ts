@@ -17,7 +17,7 @@ function names(path: string): string[] {
 }
 
 /** A process and all that it started. */
-function tree(pid: number): number[] {
+export function tree(pid: number): number[] {
   const children = names(`/proc/${pid}/task`)
     .flatMap((thread) => read(`/proc/${pid}/task/${thread}/children`).split(" "))
     .filter((word) => word.trim() !== "")
