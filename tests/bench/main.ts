@@ -33,8 +33,9 @@ function tellSample(sample: Sample): void {
   console.error(`${frontend} MTU ${mtu} ${name}: ${backend}: ${text}`);
 }
 
-async function contenders({ peer: text }: Options): Promise<Contender[]> {
-  return text === undefined ? [vuelo()] : [vuelo(), await peer(text)];
+async function contenders({ peer: text, queues }: Options): Promise<Contender[]> {
+  const ours = vuelo(queues);
+  return text === undefined ? [ours] : [ours, await peer(text)];
 }
 
 async function run(options: Options): Promise<Figures> {

@@ -3,7 +3,8 @@ import { parseArgs } from "@std/cli";
 
 export const HELP =
   `deno task bench [--level LIST] [--filter REGEX] [--peer COMMAND] [--rounds N]
-                [--seconds N] [--packets N] [--idle N] [--quiet N] [--json FILE]
+                [--seconds N] [--packets N] [--idle N] [--quiet N] [--queues N]
+                [--json FILE]
 
   --level LIST    micro, native or guest, parted by commas (default: all of them)
                   micro: each hot path in this process, with a driver of its own
@@ -18,6 +19,8 @@ export const HELP =
   --seconds N     time for each case (default 1)
   --packets N     packets of the cases that watch the heap (default 10000000)
   --idle N        idle connections (default 100000)
+  --queues N      queue pairs, behind tap and in QEMU (default 1); vuelo is started with
+                  --queues N where that is above 1
   --quiet N       seconds to wait for other processes to leave the machine alone before
                   each case, which is repeated if they come back; 0: neither (default 5)
   --json FILE     write all figures to FILE, too, for deno task bench:plot
@@ -48,6 +51,7 @@ export interface Options {
   readonly packets: number;
   readonly idle: number;
   readonly quiet: number;
+  readonly queues: number;
   readonly json: string | undefined;
 }
 
@@ -91,6 +95,7 @@ const STRINGS = [
   "packets",
   "idle",
   "quiet",
+  "queues",
   "json",
 ];
 
@@ -115,6 +120,7 @@ export function parse(words: readonly string[]): Options | undefined {
     packets: positive("packets", given("packets"), 10_000_000),
     idle: Math.ceil(positive("idle", given("idle"), 100_000)),
     quiet: given("quiet") === "0" ? 0 : positive("quiet", given("quiet"), 5),
+    queues: Math.ceil(positive("queues", given("queues"), 1)),
     json: given("json"),
   };
 }

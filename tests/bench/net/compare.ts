@@ -20,6 +20,7 @@ export interface Plan {
   readonly rounds: number;
   readonly seconds: number;
   readonly idle: number;
+  readonly queues: number;
   /** Seconds to wait for others to leave the machine alone, before each measurement. */
   readonly quiet: number;
   /** Told of each sample as it comes. */
@@ -118,7 +119,7 @@ async function oneSession(
   try {
     await sleep(200);
     const rest = backend.memory().resident;
-    await space.attach(backend.socket, mtu);
+    await space.attach(backend.socket, mtu, plan.queues);
     const session = {
       backend,
       space,

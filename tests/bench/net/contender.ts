@@ -19,9 +19,10 @@ export interface Contender {
   readonly shown: string;
 }
 
-/** vuelo: VUELO_BIN, else the sources. */
-export function vuelo(): Contender {
-  const command = [...backendCommand(), ...FORWARD];
+/** vuelo with so many queue pairs: VUELO_BIN, else the sources. */
+export function vuelo(queues: number): Contender {
+  const pairs = queues > 1 ? ["--queues", `${queues}`] : [];
+  const command = [...backendCommand(), ...FORWARD, ...pairs];
   const shown = Deno.env.has("VUELO_BIN") ? "vuelo, compiled" : "vuelo, from the sources";
   return { name: "vuelo", command, shown };
 }

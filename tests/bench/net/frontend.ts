@@ -3,7 +3,7 @@
 export interface GuestSpace {
   readonly namespace: string;
   /** Connects to a back-end, and brings the link up with addresses. */
-  attach(socket: string, mtu: number): Promise<void>;
+  attach(socket: string, mtu: number, queues: number): Promise<void>;
   detach(): Promise<void>;
   /** Frames of the guest that were lost before the back-end could see them, so far. */
   dropped(): Promise<number>;

@@ -23,13 +23,14 @@ interface Machine extends Agent {
 export interface MachineKind {
   readonly name: string;
   readonly level: Sample["level"];
-  readonly start: (socket: string) => Promise<Machine>;
+  readonly start: (socket: string, queues: number) => Promise<Machine>;
 }
 
 export const QEMU: MachineKind = {
   name: "qemu",
   level: "guest",
-  start: (socket) => Guest.start({ socket, image: "full" }),
+  start: (socket, queues) =>
+    Guest.start({ socket, image: "full", queues, cpus: 2 * queues }),
 };
 export const UML: MachineKind = {
   name: "uml",
@@ -207,7 +208,7 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
   const backend = await Running.start(contender, network.host);
   stack.defer(() => backend.stop());
   try {
-    const guest = await kind.start(backend.socket);
+    const guest = await kind.start(backend.socket, plan.queues);
     stack.defer(() => guest.stop());
     await configure(guest);
     const session = { backend, guest, peer, seconds: plan.seconds };

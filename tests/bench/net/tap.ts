@@ -25,10 +25,12 @@ class TapSpace implements GuestSpace {
     return this.#process?.output ?? "";
   }
 
-  async attach(socket: string, mtu: number): Promise<void> {
+  async attach(socket: string, mtu: number, queues: number): Promise<void> {
     const argv = [Deno.execPath(), "run", "--allow-all", "--no-check", PROGRAM];
     const { namespace } = this;
-    this.#process = new Process([...argv, socket, LINK, `${mtu}`, "1"], { namespace });
+    this.#process = new Process([...argv, socket, LINK, `${mtu}`, `${queues}`], {
+      namespace,
+    });
     await this.#process.says(/^ready/m);
     await ip(namespace, `link set ${LINK} mtu ${mtu} txqueuelen ${QUEUE_LENGTH} up`);
     await addressLink(namespace, LINK);
