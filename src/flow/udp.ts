@@ -162,6 +162,7 @@ export class UdpFlows implements FlowHandler {
     u.words[at + UdpWord.scope] = scopeHere(u.context, flow);
     u.words[at + UdpWord.hint] = 1;
     u.words[at + UdpWord.size] = ETHERNET_PAYLOAD;
+    u.setUnsegmented(flow, false);
     if (listener !== undefined) {
       const { index, fd, guestPort, guestAddress } = listener;
       if (this.#note(index, fd, guestPort, guestAddress)) {

@@ -71,6 +71,8 @@ export class UdpShared {
   /** When a flow last carried something either way. */
   readonly activeAt: Float64Array;
   readonly pending: PendingRing;
+  /** Flows whose datagrams the kernel would not cut up for the route they take. */
+  readonly #unsegmented: Uint8Array;
   readonly listeners: (UdpListener | undefined)[] = [];
   readonly counters: UdpCounters = { opened: 0, accepted: 0, sent: 0, received: 0 };
 
@@ -81,6 +83,7 @@ export class UdpShared {
     this.errors = new DatagramErrors(context);
     this.activeAt = new Float64Array(capacity);
     this.pending = new PendingRing(capacity);
+    this.#unsegmented = new Uint8Array(capacity);
   }
 
   has(flow: number, flag: number): boolean {
@@ -95,6 +98,14 @@ export class UdpShared {
     const listener = this.words[flow * FLOW_WORDS + UdpWord.listener];
     if (listener === 0) return this.words[flow * FLOW_WORDS + FlowWord.fd];
     return this.listeners[listener - 1]?.fd ?? -1;
+  }
+
+  /** Whether each datagram of the flow is to be a message of its own. */
+  unsegmented(flow: number): boolean {
+    return this.#unsegmented[flow] !== 0;
+  }
+  setUnsegmented(flow: number, unsegmented: boolean): void {
+    this.#unsegmented[flow] = unsegmented ? 1 : 0;
   }
 
   /** Notes the time; the timer itself is set again only when it expires. */
@@ -115,6 +126,7 @@ export class UdpShared {
     this.words[at + UdpWord.ttl] = DEFAULT_TTL;
     this.words[at + UdpWord.hint] = 1;
     this.words[at + UdpWord.size] = ETHERNET_PAYLOAD;
+    this.setUnsegmented(flow, false);
     this.touch(flow);
     this.context.timers.set(flow, this.context.now + this.idleLimit(flow));
   }
