@@ -107,6 +107,11 @@ export class Epoll {
     this.#ctl(EPOLL_CTL_MOD, fd, events, data, high);
   }
 
+  /** As {@link modify}, but false with errno() set where that throws. */
+  tryModify(fd: number, events: number, data: number, high = 0): boolean {
+    return this.#call(EPOLL_CTL_MOD, fd, events, data, high) === 0;
+  }
+
   /** Stops watching `fd`. @throws {SyscallError} ENOENT if it is not watched. */
   remove(fd: number): void {
     this.#ctl(EPOLL_CTL_DEL, fd, 0, 0, 0);
@@ -115,6 +120,11 @@ export class Epoll {
   /** As {@link remove}, but does nothing where that throws. */
   tryRemove(fd: number): void {
     this.#call(EPOLL_CTL_DEL, fd, 0, 0, 0);
+  }
+
+  /** Whether {@link wait} knows fractions of milliseconds, as far as it has been seen. */
+  get fine(): boolean {
+    return this.#fine;
   }
 
   #ctl(op: number, fd: number, events: number, data: number, high: number): void {

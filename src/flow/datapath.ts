@@ -49,6 +49,12 @@ const ADVERTISE_MS = 600_000;
 const DHCP_SERVER_PORT = 67;
 const DHCPV6_SERVER_PORT = 547;
 
+/** The shorter of two times, of which a negative one is none. */
+function sooner(a: number, b: number): number {
+  if (a < 0) return b;
+  return b < 0 || a < b ? a : b;
+}
+
 export class DataPath implements FlowContext {
   readonly source: FrameSource;
   readonly sink: FrameSink;
@@ -223,6 +229,7 @@ export class DataPath implements FlowContext {
       this.handler(flow)?.onTimer(flow);
     }
     this.tcp.poll();
+    this.udp.poll();
     if (!this.sink.starved) {
       this.tcp.resume();
       this.udp.resume();
@@ -283,10 +290,8 @@ export class DataPath implements FlowContext {
     if (this.#txPending) return 0;
     const waiting = this.tcp.waiting + this.udp.waiting + this.ping.waiting;
     if (!this.sink.starved && this.receiving && waiting > 0) return 0;
-    const timer = this.timers.untilNext(this.now);
-    const poll = this.tcp.untilPoll();
-    if (poll < 0) return timer;
-    return timer < 0 || poll < timer ? poll : timer;
+    const polls = sooner(this.tcp.untilPoll(), this.udp.untilPoll());
+    return sooner(this.timers.untilNext(this.now), polls);
   }
 
   /** Takes frames from the guest until there is none left, or its share is used up. */

@@ -18,6 +18,7 @@ import {
   openSocket,
   setOption,
   SO_RCVBUF,
+  SO_RCVBUFFORCE,
   SO_REUSEADDR,
   SOCK_DGRAM,
   SOCK_STREAM,
@@ -30,11 +31,10 @@ import type { Config, ForwardRule } from "../config.ts";
 import { StartError } from "../errors.ts";
 import { log } from "../log.ts";
 import { formatAddress, isIPv4, isLinkLocal, parseAddress } from "../wire/address.ts";
+import { RECEIVE_BUFFER } from "./udp_layout.ts";
 
 /** The kernel bounds it by net.core.somaxconn. */
 export const BACKLOG = 4096;
-/** Bytes of datagrams that may wait; the kernel bounds it by net.core.rmem_max. */
-const RECEIVE_BUFFER = 4 << 20;
 /** Port ranges that the line about ports passed over names. */
 const RANGES_NAMED = 16;
 
@@ -125,7 +125,8 @@ function bindUdp(
   return information === 0 &&
     bindSocket(fd, address, 0, port, scopeOf(address, rule)) === 0 &&
     setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1) === 0 &&
-    setOption(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER) === 0;
+    (setOption(fd, SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER) === 0 ||
+      setOption(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER) === 0);
 }
 
 /** The option that asked for a rule of this protocol. */

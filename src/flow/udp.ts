@@ -8,7 +8,7 @@
 import { EPOLLERR, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { lastAddress, localAddress } from "../../ffi/socket.ts";
 import { UDP_DESTINATION_PORT_AT, udpLength } from "../wire/udp.ts";
-import { EventKind, type FlowContext, type FlowHandler } from "./context.ts";
+import { eventData, EventKind, type FlowContext, type FlowHandler } from "./context.ts";
 import { admit, reopen, scopeHere } from "./datagram_move.ts";
 import { PendingRing } from "./pending.ts";
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
@@ -65,7 +65,11 @@ export class UdpFlows implements FlowHandler {
     if ((events & EPOLLERR) !== 0) {
       u.errors.drain(flow, u.words[flow * FLOW_WORDS + FlowWord.fd]);
     }
-    if ((events & (EPOLLIN | EPOLLERR)) !== 0) this.#receive(flow);
+    if ((events & (EPOLLIN | EPOLLERR)) === 0) return;
+    this.#receive(flow);
+    const { table, now } = u.context;
+    const data = eventData(EventKind.udp, flow);
+    u.paced.note(table.fd(flow), data, table.generation(flow), u.taken, now);
   }
 
   #receive(flow: number): void {
@@ -104,6 +108,8 @@ export class UdpFlows implements FlowHandler {
       u.errors.drainListener(fd, listener.port);
     }
     this.#listen(index);
+    const data = eventData(EventKind.udpListener, index);
+    u.paced.note(fd, data, 0, u.taken, u.context.now);
   }
 
   #note(
@@ -124,6 +130,8 @@ export class UdpFlows implements FlowHandler {
 
   /** The forwarded port `index` is closed; no flow of it is left, or it can't send. */
   forgetListener(index: number): void {
+    const { [index]: listener } = this.#u.listeners;
+    if (listener !== undefined) this.#u.paced.forget(listener.fd);
     this.#u.listeners[index] = undefined;
   }
 
@@ -205,6 +213,25 @@ export class UdpFlows implements FlowHandler {
   #listen(index: number): void {
     const more = receiveListener(this.#u, index) === Received.more;
     if (more) this.#pendingListeners.push(index);
+  }
+
+  /** Looks into the sockets that raise no events while datagrams come fast. */
+  poll(): void {
+    const { paced, context } = this.#u;
+    if (context.sink.starved || !paced.due(context.now)) return;
+    for (let i = paced.count - 1; i >= 0; i--) {
+      const data = paced.data(i);
+      const index = data & 0xffffff;
+      if (data >>> 24 === EventKind.udp) this.#receive(index);
+      else this.#listen(index);
+      paced.looked(i, this.#u.taken);
+    }
+  }
+
+  /** Milliseconds, with fractions, until {@link poll} has something to do; -1: never. */
+  untilPoll(): number {
+    const { paced, context } = this.#u;
+    return context.sink.starved ? -1 : paced.untilDue(context.now);
   }
 
   /** Flows and listeners wait for {@link resume}. */

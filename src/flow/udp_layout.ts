@@ -13,3 +13,9 @@ export const DNS_PORT = 53;
 
 /** Payload of a datagram in a frame of 1500 bytes, with an IPv6 header. */
 export const ETHERNET_PAYLOAD = 1452;
+
+/**
+ * Bytes of datagrams that may wait in a socket; the kernel bounds it by
+ * net.core.rmem_max, but for root.
+ */
+export const RECEIVE_BUFFER: number = 4 << 20;

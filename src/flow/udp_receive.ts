@@ -74,6 +74,7 @@ export function receiveFlow(u: UdpShared, flow: number): number {
   const { batch } = u;
   const { sink } = u.context;
   batch.names = batch.control = false;
+  u.taken = 0;
   let failures = 0;
   for (let total = 0; total < TURN;) {
     const hint = u.words[at + UdpWord.hint];
@@ -93,6 +94,7 @@ export function receiveFlow(u: UdpShared, flow: number): number {
       total += errors;
       continue;
     }
+    u.taken += got;
     for (let i = 0; i < got; i++) deliver(u, flow, i, head, 0);
     sink.end();
     u.words[at + UdpWord.hint] = nextHint(hint, reserved, got);
@@ -142,6 +144,7 @@ export function receiveListener(u: UdpShared, index: number): number {
   const { batch } = u;
   const { sink } = u.context;
   batch.names = batch.control = true;
+  u.taken = 0;
   let failures = 0;
   for (let total = 0; total < TURN;) {
     const { hint } = listener;
@@ -163,6 +166,7 @@ export function receiveListener(u: UdpShared, index: number): number {
       total += errors;
       continue;
     }
+    u.taken += got;
     for (let i = 0; i < got; i++) takeFrom(u, index, listener, i);
     sink.end();
     listener.hint = nextHint(hint, wanted, got);

@@ -14,9 +14,11 @@ import {
   openSocket,
   PMTUDISC_DO,
   setOption,
+  SO_RCVBUF,
   SOCK_DGRAM,
   SOL_IP,
   SOL_IPV6,
+  SOL_SOCKET,
 } from "../../ffi/socket.ts";
 import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
@@ -24,6 +26,7 @@ import { eventData, EventKind, type FlowContext } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
 import { noteExhausted } from "./exhausted.ts";
 import { bindOutbound, unreachableCode } from "./outbound.ts";
+import { PacedSockets } from "./paced_sockets.ts";
 import { PendingRing } from "./pending.ts";
 import { ReceiveBatch } from "./receive_batch.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "./table.ts";
@@ -31,6 +34,7 @@ import {
   DNS_PORT,
   ETHERNET_PAYLOAD,
   IDLE_MS,
+  RECEIVE_BUFFER,
   SHORT_IDLE_MS,
   UdpFlag,
   UdpWord,
@@ -71,6 +75,9 @@ export class UdpShared {
   /** When a flow last carried something either way. */
   readonly activeAt: Float64Array;
   readonly pending: PendingRing;
+  readonly paced: PacedSockets;
+  /** Datagrams that the last receive brought. */
+  taken = 0;
   /** Flows whose datagrams the kernel would not cut up for the route they take. */
   readonly #unsegmented: Uint8Array;
   readonly listeners: (UdpListener | undefined)[] = [];
@@ -83,6 +90,7 @@ export class UdpShared {
     this.errors = new DatagramErrors(context);
     this.activeAt = new Float64Array(capacity);
     this.pending = new PendingRing(capacity);
+    this.paced = new PacedSockets(context.epoll);
     this.#unsegmented = new Uint8Array(capacity);
   }
 
@@ -189,6 +197,7 @@ function connect(u: UdpShared, flow: number, port: number): number {
   u.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
   if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   askForErrors(fd, four);
+  setOption(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
   const scope = isLinkLocal(outward) ? map.scope : 0;
   u.words[flow * FLOW_WORDS + UdpWord.scope] = scope;
   if (connectSocket(fd, outward, 0, port, scope) === -1) return errno();
@@ -213,7 +222,10 @@ export function release(u: UdpShared, flow: number): void {
   const { table, timers } = u.context;
   const at = flow * FLOW_WORDS;
   const fd = u.words[at + FlowWord.fd];
-  if (fd !== -1) closeFd(fd);
+  if (fd !== -1) {
+    u.paced.forget(fd);
+    closeFd(fd);
+  }
   timers.clear(flow);
   table.remove(flow, Side.guest);
   if (u.words[at + UdpWord.listener] !== 0) table.remove(flow, Side.host);
