@@ -58,10 +58,13 @@ export type OffloadName =
   | "csum"
   | "tso4"
   | "tso6"
+  | "uso"
   | "ecn"
   | "guest-csum"
   | "guest-tso4"
   | "guest-tso6"
+  | "guest-uso4"
+  | "guest-uso6"
   | "guest-ecn"
   | "mrg-rxbuf";
 

@@ -19,7 +19,7 @@ import type {
 import { ProtocolFeature } from "./vhost_user/message.ts";
 import { NetConfig } from "./vhost_user/net_config.ts";
 import { GuestMemory } from "./virtio/guest_memory.ts";
-import { NetFeature } from "./virtio/net_header.ts";
+import { NetFeature, NetFeatureHigh } from "./virtio/net_header.ts";
 import { offeredFeatures } from "./virtio/offered.ts";
 
 const NO_OFFLOADS: Settings["offloads"] = {
@@ -81,12 +81,15 @@ export class NetDevice implements Backend {
   setFeatures(features: FeatureBits): void {
     this.features = features;
     const has = (bit: number) => (features.lo & (1 << bit)) !== 0;
+    const hasHigh = (bit: number) => (features.hi & (1 << bit)) !== 0;
     const guestChecksum = has(NetFeature.guestCsum);
     this.#offloads = {
       mergeable: has(NetFeature.mrgRxbuf),
       guestChecksum,
       largeReceive4: guestChecksum && has(NetFeature.guestTso4),
       largeReceive6: guestChecksum && has(NetFeature.guestTso6),
+      largeDatagrams: guestChecksum && hasHigh(NetFeatureHigh.guestUso4) &&
+        hasHigh(NetFeatureHigh.guestUso6),
       eventIdx: has(NetFeature.eventIdx),
     };
     this.path.setOffloads(this.#offloads);

@@ -8,6 +8,7 @@ import type { OptionValue } from "./options.ts";
 const GROUPS: Readonly<Record<string, readonly OffloadName[]>> = {
   "tso": ["tso4", "tso6"],
   "guest-tso": ["guest-tso4", "guest-tso6"],
+  "guest-uso": ["guest-uso4", "guest-uso6"],
   "all": OFFLOAD_NAMES,
 };
 

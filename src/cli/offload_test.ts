@@ -11,7 +11,8 @@ function read(text: string): string {
 }
 
 const ALL = OFFLOAD_NAMES.join(" ");
-const GUEST = "guest-csum guest-tso4 guest-tso6 guest-ecn";
+const GUEST_USO = "guest-uso4 guest-uso6";
+const GUEST = `guest-csum guest-tso4 guest-tso6 ${GUEST_USO} guest-ecn`;
 
 Deno.test("all, none and names", () => {
   assertEquals(read("all"), ALL);
@@ -22,15 +23,19 @@ Deno.test("all, none and names", () => {
 });
 
 Deno.test("a list that begins with a minus takes away from all", () => {
-  assertEquals(read("-mrg-rxbuf"), `csum tso4 tso6 ecn ${GUEST}`);
-  assertEquals(read("-tso4"), `csum tso6 ecn ${GUEST} mrg-rxbuf`);
+  assertEquals(read("-mrg-rxbuf"), `csum tso4 tso6 uso ecn ${GUEST}`);
+  assertEquals(read("-tso4"), `csum tso6 uso ecn ${GUEST} mrg-rxbuf`);
   assertEquals(read("-all,csum"), "csum");
 });
 
 Deno.test("what is taken away takes along what needs it", () => {
   assertEquals(read("-csum"), `${GUEST} mrg-rxbuf`);
-  assertEquals(read("-guest-csum"), "csum tso4 tso6 ecn mrg-rxbuf");
-  assertEquals(read("-tso,-guest-tso"), "csum guest-csum mrg-rxbuf");
+  assertEquals(read("-guest-csum"), "csum tso4 tso6 uso ecn mrg-rxbuf");
+  assertEquals(
+    read("-tso,-guest-tso"),
+    `csum uso guest-csum ${GUEST_USO} mrg-rxbuf`,
+  );
+  assertEquals(read("-tso,-guest-tso,-uso,-guest-uso"), "csum guest-csum mrg-rxbuf");
   assertEquals(read("all,-csum,-guest-csum"), "mrg-rxbuf");
 });
 
@@ -39,11 +44,15 @@ Deno.test("what is added brings what it needs", () => {
   assertEquals(read("tso"), "csum tso4 tso6");
   assertEquals(read("ecn"), "csum tso4 tso6 ecn");
   assertEquals(read("ecn,-tso6"), "csum tso4 ecn");
-  assertEquals(read("guest-ecn,mrg-rxbuf"), `${GUEST} mrg-rxbuf`);
+  assertEquals(
+    read("guest-ecn,mrg-rxbuf"),
+    "guest-csum guest-tso4 guest-tso6 guest-ecn mrg-rxbuf",
+  );
+  assertEquals(read("uso,guest-uso"), `csum uso guest-csum ${GUEST_USO}`);
 });
 
 Deno.test("the later of two entries counts", () => {
-  assertEquals(read("-tso,tso6"), `csum tso6 ecn ${GUEST} mrg-rxbuf`);
+  assertEquals(read("-tso,tso6"), `csum tso6 uso ecn ${GUEST} mrg-rxbuf`);
   assertEquals(read("csum,-csum"), "");
 });
 
@@ -61,7 +70,7 @@ Deno.test("unknown names and contradictions are refused by name", () => {
 });
 
 Deno.test("whatever is accepted is complete: virtio 1.3, 5.1.3.1", () => {
-  const name = fc.constantFrom(...OFFLOAD_NAMES, "tso", "guest-tso", "all");
+  const name = fc.constantFrom(...OFFLOAD_NAMES, "tso", "guest-tso", "guest-uso", "all");
   const item = fc.tuple(fc.constantFrom("", "-"), name).map((parts) => parts.join(""));
   fc.assert(fc.property(fc.array(item, { minLength: 1 }), (items) => {
     let on;
@@ -76,7 +85,7 @@ Deno.test("whatever is accepted is complete: virtio 1.3, 5.1.3.1", () => {
       const { needs } = OFFLOADS[name];
       return needs === undefined || needs.some((need) => on.has(need));
     });
-    const grouped = items.some((item) => /all|tso$/.test(item));
+    const grouped = items.some((item) => /all|tso$|guest-uso$/.test(item));
     return complete && (grouped || kept.every((name) => on.has(name)));
   }));
 });

@@ -174,9 +174,10 @@ export const OPTIONS = [
     group: "Performance",
     help: [
       "Offloads for the guest, parted by commas: all, none,",
-      "csum, tso4, tso6, ecn, guest-csum, guest-tso4,",
-      "guest-tso6, guest-ecn, mrg-rxbuf; tso and guest-tso",
-      "are both families; -NAME leaves one out",
+      "csum, tso4, tso6, uso, ecn, guest-csum, guest-tso4,",
+      "guest-tso6, guest-uso4, guest-uso6, guest-ecn,",
+      "mrg-rxbuf; tso, guest-tso and guest-uso are both",
+      "families; -NAME leaves one out",
       "default: all",
     ],
   },

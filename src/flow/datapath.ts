@@ -137,11 +137,14 @@ export class DataPath implements FlowContext {
     readonly guestChecksum: boolean;
     readonly largeReceive4: boolean;
     readonly largeReceive6: boolean;
+    /** Datagrams of one length as one frame, of both families. */
+    readonly largeDatagrams?: boolean;
     readonly eventIdx: boolean;
   }): void {
     this.sink.mergeable = offloads.mergeable;
     this.sink.guestChecksum = offloads.guestChecksum;
     this.tcp.setLargeReceive(offloads.largeReceive4, offloads.largeReceive6);
+    this.udp.setLargeReceive(offloads.largeDatagrams ?? false);
     this.#eventIdx = offloads.eventIdx;
   }
 

@@ -23,10 +23,14 @@ const ETHERNET_MTU = 1500;
  * is what path MTU discovery lives on. But a packet that no Ethernet carries whole is cut
  * in any case: its sender never thought of the path, only of a guest's link with a large
  * MTU, and the fragments that it would send when told are refused here.
+ *
+ * @param upper bytes of transport header and payload, where that isn't all of the frame
  */
-export function mayFragment({ packet, source }: FlowContext): boolean {
-  const end = packet.transportAt + packet.transportLength;
-  if (end - packet.ipAt > ETHERNET_MTU) return true;
+export function mayFragment(
+  { packet, source }: FlowContext,
+  upper: number = packet.transportLength,
+): boolean {
+  if (packet.transportAt - packet.ipAt + upper > ETHERNET_MTU) return true;
   return packet.version === 4 && !ipv4DontFragment(source.head, packet.ipAt);
 }
 

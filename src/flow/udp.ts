@@ -122,6 +122,7 @@ export class UdpFlows implements FlowHandler {
     if (index >= MAX_LISTENERS) return false;
     if (listeners[index]?.fd === fd) return true;
     if (!localAddress(fd)) return false;
+    if (this.#u.joined) this.#u.setJoined(fd);
     const { port } = lastAddress;
     const expected = { four: true, hint: 1, size: ETHERNET_PAYLOAD };
     listeners[index] = { fd, guestPort, guestAddress, port, ...expected };
@@ -138,6 +139,23 @@ export class UdpFlows implements FlowHandler {
   /** Milliseconds since a flow carried something. */
   idle(flow: number): number {
     return this.#u.context.now - this.#u.activeAt[flow];
+  }
+
+  /**
+   * Whether the guest takes datagrams of one sender and length as one frame
+   * (VIRTIO_NET_F_GUEST_USO4 and _USO6); then the kernel may hand them on as one.
+   */
+  setLargeReceive(joined: boolean): void {
+    const u = this.#u;
+    if (joined === u.joined) return;
+    u.joined = joined;
+    const { table } = u.context;
+    for (let flow = 0; flow < table.limit; flow++) {
+      if (this.#ownsSocket(flow)) u.setJoined(table.fd(flow));
+    }
+    for (const listener of u.listeners) {
+      if (listener !== undefined) u.setJoined(listener.fd);
+    }
   }
 
   /**
@@ -184,6 +202,7 @@ export class UdpFlows implements FlowHandler {
         table.release(flow);
         return number;
       }
+      if (u.joined) u.setJoined(table.fd(flow));
     }
     table.insert(flow, Side.guest);
     u.activeAt[flow] = now - idle;
@@ -202,11 +221,13 @@ export class UdpFlows implements FlowHandler {
   }
   /** The flow goes to another thread, its socket stays open. */
   leave(flow: number): void {
+    this.#u.paced.forget(this.#u.context.table.fd(flow));
     leaveThread(this.#u.context, flow);
   }
   /** Takes over a flow of another thread; false if that cannot be. */
   join(flow: number, from: Float64Array): boolean {
     this.#u.activeAt[flow] = from[0];
+    this.#u.setUnsegmented(flow, false);
     return joinThread(this.#u.context, flow, EventKind.udp, EPOLLIN + EPOLLET);
   }
 

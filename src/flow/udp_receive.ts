@@ -7,7 +7,10 @@ import {
   readAddress,
   SOL_IP,
   SOL_IPV6,
+  SOL_UDP,
+  UDP_GRO,
 } from "../../ffi/socket.ts";
+import { GsoType } from "../virtio/net_header.ts";
 import { isIPv4, isLinkLocal, isUnspecified } from "../wire/address.ts";
 import { Protocol } from "../wire/ip.ts";
 import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
@@ -37,6 +40,7 @@ const NOWHERE4 = new Uint8Array(16);
 NOWHERE4[10] = NOWHERE4[11] = 0xff;
 
 const local = new Uint8Array(16);
+let segment = 0;
 const inward = new Uint8Array(16);
 
 /** Whether a socket has been emptied; if not, the caller goes on later. */
@@ -45,6 +49,10 @@ export const Received = { all: 0, more: 1 } as const;
 function headLength(four: boolean): number {
   return (four ? HEAD4 : HEAD6) + UDP_HEADER_SIZE;
 }
+
+/** What datagrams joined are together at most: what one IP packet carries. */
+const JOINED4 = 65_535 - IPV4_HEADER_SIZE - UDP_HEADER_SIZE;
+const JOINED6 = 65_535 - UDP_HEADER_SIZE;
 
 /** Payload of the largest datagram that fits the guest's MTU. */
 function largest(u: UdpShared, four: boolean): number {
@@ -73,13 +81,16 @@ export function receiveFlow(u: UdpShared, flow: number): number {
   const head = headLength(four);
   const { batch } = u;
   const { sink } = u.context;
-  batch.names = batch.control = false;
+  batch.names = false;
+  batch.control = u.joined;
+  const limit = u.joined ? (four ? JOINED4 : JOINED6) : largest(u, four);
   u.taken = 0;
+  segment = 0;
   let failures = 0;
   for (let total = 0; total < TURN;) {
     const hint = u.words[at + UdpWord.hint];
     const size = u.words[at + UdpWord.size];
-    const reserved = batch.reserve(hint + 1, head, largest(u, four), size);
+    const reserved = batch.reserve(hint + 1, head, limit, size);
     if (reserved === 0) {
       sink.end();
       return Received.more;
@@ -95,7 +106,10 @@ export function receiveFlow(u: UdpShared, flow: number): number {
       continue;
     }
     u.taken += got;
-    for (let i = 0; i < got; i++) deliver(u, flow, i, head, 0);
+    for (let i = 0; i < got; i++) {
+      if (u.joined) readControl(u, i, four);
+      deliver(u, flow, i, head, 0, four);
+    }
     sink.end();
     u.words[at + UdpWord.hint] = nextHint(hint, reserved, got);
     u.words[at + UdpWord.size] = nextSize(size, batch.longest);
@@ -112,9 +126,12 @@ function deliver(
   i: number,
   head: number,
   shift: number,
+  four: boolean,
 ): void {
   const { batch, context } = u;
-  const frame = batch.truncated(i) ? TOO_BIG : batch.frameFor(i, shift);
+  const size = segment > 0 ? segment : batch.length(i);
+  const fits = !batch.truncated(i) && size <= largest(u, four);
+  const frame = fits ? batch.frameFor(i, shift) : TOO_BIG;
   if (frame < 0) {
     if (frame === NO_BUFFER) context.drops.noBuffer++;
     else context.drops.tooBig++;
@@ -128,7 +145,8 @@ function deliver(
   writeUdp(sink.head, transportAt, ports >>> 16, ports & 0xffff, length);
   const partial = flowPseudoSum(sink.head, transportAt, Protocol.udp, length);
   sink.head.setUint16(transportAt + UDP_CHECKSUM_AT, partial);
-  sink.commit(frame, head, payload, transportAt, UDP_CHECKSUM_AT, 0, 0);
+  const type = segment > 0 && segment < payload ? GsoType.udpL4 : GsoType.none;
+  sink.commit(frame, head, payload, transportAt, UDP_CHECKSUM_AT, type, segment);
   u.counters.received++;
   u.touch(flow);
 }
@@ -150,7 +168,7 @@ export function receiveListener(u: UdpShared, index: number): number {
     const { hint } = listener;
     const shift = listener.four ? 0 : HEAD6 - HEAD4;
     const { size } = listener;
-    const limit = largest(u, true);
+    const limit = u.joined ? JOINED4 : largest(u, true);
     const wanted = batch.reserve(hint + 1, headLength(true), limit, size, shift);
     if (wanted === 0) {
       sink.end();
@@ -184,7 +202,7 @@ function takeFrom(u: UdpShared, index: number, listener: UdpListener, i: number)
   const flow = senderOf(u, index, listener, i, four);
   if (flow < 0) return;
   listener.four = four;
-  deliver(u, flow, i, headLength(four), four ? 0 : HEAD6 - HEAD4);
+  deliver(u, flow, i, headLength(four), four ? 0 : HEAD6 - HEAD4, four);
 }
 
 /** The flow of datagram `i`'s sender, or -1 if there can be none. */
@@ -196,7 +214,7 @@ function senderOf(
   four: boolean,
 ): number {
   const { table } = u.context;
-  readLocal(u, i, four);
+  readControl(u, i, four);
   const bytes = table.keyBytes;
   for (let b = 0; b < 16; b++) {
     bytes[KEY_OUR_AT + b] = local[b];
@@ -208,10 +226,14 @@ function senderOf(
   return accept(u, index, listener, four);
 }
 
-/** Reads the local address that datagram `i` was sent to. */
-function readLocal(u: UdpShared, i: number, four: boolean): void {
+/**
+ * Reads the local address that datagram `i` was sent to into {@link local}, and into
+ * {@link segment} how long each is if they are several.
+ */
+function readControl(u: UdpShared, i: number, four: boolean): void {
   const { batch } = u;
   const { view } = batch;
+  segment = 0;
   local.set(NOWHERE4);
   if (!four) local.fill(0);
   const start = batch.controlAt(i);
@@ -226,6 +248,8 @@ function readLocal(u: UdpShared, i: number, four: boolean): void {
       for (let b = 0; b < 4; b++) local[12 + b] = view.getUint8(data + 8 + b);
     } else if (level === SOL_IPV6 && type === IPV6_PKTINFO) {
       for (let b = 0; b < 16; b++) local[b] = view.getUint8(data + b);
+    } else if (level === SOL_UDP && type === UDP_GRO) {
+      segment = view.getInt32(data, true);
     }
     at += (size + 7) & ~7;
   }

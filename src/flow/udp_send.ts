@@ -23,6 +23,7 @@ import {
   UDP_SEGMENT,
   writeAddress,
 } from "../../ffi/socket.ts";
+import { GsoType, NET_GSO_SIZE_AT, NET_GSO_TYPE_AT } from "../virtio/net_header.ts";
 import { isIPv4, isUnspecified } from "../wire/address.ts";
 import { UDP_HEADER_SIZE, udpLength } from "../wire/udp.ts";
 import { isFlow4 } from "./frame_head.ts";
@@ -33,7 +34,10 @@ import type { UdpShared } from "./udp_shared.ts";
 
 /** Datagrams gathered at most: all that the guest may send in one turn. */
 const DATAGRAMS = 256;
-const IOVECS = 2048;
+/** Datagrams in one frame of the guest: UDP_MAX_SEGMENTS of Linux. */
+const FRAME_SEGMENTS = 128;
+/** As many pieces as a frame can have, and one more for each place where it is cut. */
+const IOVECS = 2048 + FRAME_SEGMENTS;
 /** Datagrams in one message: UDP_MAX_SEGMENTS of Linux before 6.9. */
 const SEGMENTS = 64;
 /** Payload of one message: it travels as one IP packet (65535 bytes, IPv4 header). */
@@ -48,6 +52,21 @@ const PKTINFO_SIZE = CMSG_HEADER + 24;
 /** A 16-bit length, padded. */
 const SEGMENT_SIZE = CMSG_HEADER + 8;
 const CONTROL_SIZE = PKTINFO_SIZE + SEGMENT_SIZE;
+
+/**
+ * Payload bytes of each datagram in the guest's current frame, which is to be cut into
+ * several (VIRTIO_NET_HDR_GSO_UDP_L4) or is one. All else that the net header says of its
+ * headers and checksum is for devices that cut, and complete checksums, themselves.
+ *
+ * @returns 0 if the guest says so, though there is something to be cut
+ */
+function datagramSize(netHeader: DataView, payload: number): number {
+  if ((netHeader.getUint8(NET_GSO_TYPE_AT) & ~GsoType.ecn) !== GsoType.udpL4) {
+    return payload;
+  }
+  const size = netHeader.getUint16(NET_GSO_SIZE_AT, true);
+  return size < payload ? size : payload;
+}
 
 export class UdpSend {
   readonly #u: UdpShared;
@@ -97,20 +116,32 @@ export class UdpSend {
       drops.malformed++;
       return;
     }
+    const payload = length - UDP_HEADER_SIZE;
+    const size = datagramSize(source.netHeader, payload);
+    const segments = size < payload ? Math.ceil(payload / size) : 1;
+    if (!(segments <= FRAME_SEGMENTS)) {
+      drops.malformed++;
+      return;
+    }
     const iovecs = this.#iovecs;
     if (
-      flow !== this.#flow || this.#count === DATAGRAMS ||
-      iovecs.count + source.pieces > iovecs.capacity ||
+      flow !== this.#flow || this.#count + segments > DATAGRAMS ||
+      iovecs.count + source.pieces + segments > iovecs.capacity ||
       packet.ttl !== u.words[flow * FLOW_WORDS + UdpWord.ttl]
     ) {
       this.flush();
       this.#begin(flow);
     }
-    source.appendPayload(at + UDP_HEADER_SIZE, length - UDP_HEADER_SIZE, iovecs);
-    const i = this.#count++;
-    this.#length[i] = length - UDP_HEADER_SIZE;
-    this.#first[i + 1] = iovecs.count;
-    this.#whole[i] = mayFragment(u.context) ? 0 : 1;
+    const whole = mayFragment(u.context, UDP_HEADER_SIZE + size) ? 0 : 1;
+    const start = at + UDP_HEADER_SIZE;
+    for (let done = 0, left = segments; left > 0; left--, done += size) {
+      const piece = left === 1 ? payload - done : size;
+      source.appendPayload(start + done, piece, iovecs);
+      const i = this.#count++;
+      this.#length[i] = piece;
+      this.#first[i + 1] = iovecs.count;
+      this.#whole[i] = whole;
+    }
   }
 
   #begin(flow: number): void {

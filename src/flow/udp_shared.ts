@@ -19,6 +19,8 @@ import {
   SOL_IP,
   SOL_IPV6,
   SOL_SOCKET,
+  SOL_UDP,
+  UDP_GRO,
 } from "../../ffi/socket.ts";
 import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
@@ -80,6 +82,8 @@ export class UdpShared {
   taken = 0;
   /** Flows whose datagrams the kernel would not cut up for the route they take. */
   readonly #unsegmented: Uint8Array;
+  /** The guest takes datagrams of one length joined into one frame, of both families. */
+  joined = false;
   readonly listeners: (UdpListener | undefined)[] = [];
   readonly counters: UdpCounters = { opened: 0, accepted: 0, sent: 0, received: 0 };
 
@@ -114,6 +118,11 @@ export class UdpShared {
   }
   setUnsegmented(flow: number, unsegmented: boolean): void {
     this.#unsegmented[flow] = unsegmented ? 1 : 0;
+  }
+
+  /** Whether what a socket receives may be joined: all that it has must be told apart. */
+  setJoined(fd: number): void {
+    setOption(fd, SOL_UDP, UDP_GRO, this.joined ? 1 : 0);
   }
 
   /** Notes the time; the timer itself is set again only when it expires. */
@@ -197,6 +206,7 @@ function connect(u: UdpShared, flow: number, port: number): number {
   u.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
   if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   askForErrors(fd, four);
+  if (u.joined) u.setJoined(fd);
   setOption(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
   const scope = isLinkLocal(outward) ? map.scope : 0;
   u.words[flow * FLOW_WORDS + UdpWord.scope] = scope;

@@ -13,6 +13,7 @@ export interface Settings {
     readonly guestChecksum: boolean;
     readonly largeReceive4: boolean;
     readonly largeReceive6: boolean;
+    readonly largeDatagrams?: boolean;
     readonly eventIdx: boolean;
   };
   readonly mtu: number;

@@ -46,7 +46,12 @@ export const NetFeature = {
   protocolFeatures: 30,
 } as const;
 /** Bits from 32 on, counted from 32. */
-export const NetFeatureHigh = { version1: 0 } as const;
+export const NetFeatureHigh = {
+  version1: 0,
+  guestUso4: 22,
+  guestUso6: 23,
+  hostUso: 24,
+} as const;
 
 /**
  * Completes the checksum that a net header says is partial (5.1.6.2, NEEDS_CSUM), for

@@ -9,6 +9,7 @@ const ALWAYS: readonly number[] = [
   NetFeature.logAll,
   NetFeature.protocolFeatures,
 ];
+const ALWAYS_HIGH: readonly number[] = [NetFeatureHigh.version1];
 /** Offloads, and cheaper rings. */
 const FASTER: readonly number[] = [
   NetFeature.csum,
@@ -23,6 +24,15 @@ const FASTER: readonly number[] = [
   NetFeature.mtu,
   NetFeature.indirectDesc,
   NetFeature.eventIdx,
+];
+/**
+ * UFO, for one datagram that IP is to cut up, is not among them: no driver has sent such
+ * frames since Linux 4.14.
+ */
+const FASTER_HIGH: readonly number[] = [
+  NetFeatureHigh.guestUso4,
+  NetFeatureHigh.guestUso6,
+  NetFeatureHigh.hostUso,
 ];
 /**
  * All that passt offers besides, as GET_FEATURES of Debian's packages says: guestCsum in
@@ -42,12 +52,12 @@ export function offeredFeatures(
   offloads?: ReadonlySet<OffloadName>,
   queues = 1,
 ): FeatureBits {
-  const more = format === "passt" ? OF_PASST : FASTER;
+  const [more, high] = format === "passt"
+    ? [OF_PASST, ALWAYS_HIGH]
+    : [FASTER, [...ALWAYS_HIGH, ...FASTER_HIGH]];
   const several = queues > 1 ? [NetFeature.multiqueue] : [];
-  return {
-    lo: limitOffloads(bits([...ALWAYS, ...more, ...several]), offloads),
-    hi: bits([NetFeatureHigh.version1]),
-  };
+  const features = { lo: bits([...ALWAYS, ...more, ...several]), hi: bits(high) };
+  return limitOffloads(features, offloads);
 }
 
 function bits(numbers: readonly number[]): number {

@@ -3,11 +3,14 @@
  * each of them needs (virtio 1.3, section 5.1.3.1).
  */
 import type { OffloadName } from "../config.ts";
-import { NetFeature } from "./net_header.ts";
+import type { FeatureBits } from "../vhost_user/backend.ts";
+import { NetFeature, NetFeatureHigh } from "./net_header.ts";
 
 interface Offload {
-  /** Feature bit, below 32. */
-  readonly bit: number;
+  /** Feature bit, below 32, */
+  readonly bit?: number;
+  /** or counted from 32. */
+  readonly high?: number;
   /** Without any of these it cannot be; absent: it stands alone. */
   readonly needs?: readonly OffloadName[];
 }
@@ -16,10 +19,13 @@ export const OFFLOADS: Readonly<Record<OffloadName, Offload>> = {
   "csum": { bit: NetFeature.csum },
   "tso4": { bit: NetFeature.hostTso4, needs: ["csum"] },
   "tso6": { bit: NetFeature.hostTso6, needs: ["csum"] },
+  "uso": { high: NetFeatureHigh.hostUso, needs: ["csum"] },
   "ecn": { bit: NetFeature.hostEcn, needs: ["tso4", "tso6"] },
   "guest-csum": { bit: NetFeature.guestCsum },
   "guest-tso4": { bit: NetFeature.guestTso4, needs: ["guest-csum"] },
   "guest-tso6": { bit: NetFeature.guestTso6, needs: ["guest-csum"] },
+  "guest-uso4": { high: NetFeatureHigh.guestUso4, needs: ["guest-csum"] },
+  "guest-uso6": { high: NetFeatureHigh.guestUso6, needs: ["guest-csum"] },
   "guest-ecn": { bit: NetFeature.guestEcn, needs: ["guest-tso4", "guest-tso6"] },
   "mrg-rxbuf": { bit: NetFeature.mrgRxbuf },
 };
@@ -40,17 +46,19 @@ export function possibleOffloads(names: ReadonlySet<OffloadName>): Set<OffloadNa
   return possible;
 }
 
-/**
- * Takes from the low word of features the offloads that are not among `names`;
- * undefined takes none.
- */
+/** Takes from features the offloads that are not among `names`; undefined takes none. */
 export function limitOffloads(
-  features: number,
+  features: FeatureBits,
   names: ReadonlySet<OffloadName> | undefined,
-): number {
+): FeatureBits {
   if (names === undefined) return features;
   const possible = possibleOffloads(names);
-  const off = OFFLOAD_NAMES.filter((name) => !possible.has(name))
-    .reduce((mask, name) => mask | (1 << OFFLOADS[name].bit), 0);
-  return (features & ~off) >>> 0;
+  let { lo, hi } = features;
+  for (const name of OFFLOAD_NAMES) {
+    if (possible.has(name)) continue;
+    const { bit, high } = OFFLOADS[name];
+    if (bit !== undefined) lo &= ~(1 << bit);
+    if (high !== undefined) hi &= ~(1 << high);
+  }
+  return { lo: lo >>> 0, hi: hi >>> 0 };
 }

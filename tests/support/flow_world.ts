@@ -16,6 +16,8 @@ export interface WorldOptions {
   readonly mergeable?: boolean;
   /** The guest takes partial checksums. */
   readonly guestChecksum?: boolean;
+  /** The guest takes several datagrams as one frame. */
+  readonly largeDatagrams?: boolean;
   readonly ring?: RingOptions;
 }
 
@@ -27,6 +29,7 @@ export class FlowWorld {
 
   constructor(options: WorldOptions = {}) {
     const { mergeable = true, guestChecksum = false, ring = {} } = options;
+    const { largeDatagrams = false } = options;
     this.driver = new MockDriver(this.ram, mergeable, 256, ring);
     this.path = new DataPath(
       flowConfig({ ra: false, ...options.config }),
@@ -39,6 +42,7 @@ export class FlowWorld {
       guestChecksum,
       largeReceive4: false,
       largeReceive6: false,
+      largeDatagrams,
       eventIdx: ring.eventIdx ?? false,
     });
     const none = { kickFd: NO_FD, callFd: NO_FD, errFd: NO_FD, enabled: true };
