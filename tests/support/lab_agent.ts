@@ -10,6 +10,7 @@ export const Port = {
   reset: 7004,
   silent: 7005,
   udpEcho: 7010,
+  udpJoined: 7011,
 } as const;
 
 /** A stream's length and its SHA-256 at both ends. */
@@ -74,6 +75,7 @@ interface Operations {
     },
     { failed: [number, string][]; retried: [number, string][] },
   ];
+  udp_joined: [{ host: string; size: number; count: number; port?: number }, number[]];
   resolve: [
     { name: string; server: string; kind?: number; timeout?: number },
     { code: number; addresses: string[] },

@@ -22,7 +22,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import streams
 
 SOURCE, SINK, ECHO, LATE_ECHO, RESET, SILENT = range(7000, 7006)
-UDP_ECHO = 7010
+UDP_ECHO, UDP_JOINED = 7010, 7011
+UDP_SEGMENT, UDP_GRO = 103, 104
 CHUNK = 65536
 NOISE = os.urandom(CHUNK)
 
@@ -175,12 +176,25 @@ def listen_tcp(port, handler):
     threading.Thread(target=accept_all, args=arguments, daemon=True).start()
 
 
-def answer_datagrams(port, answer):
-    """Answers each datagram from the address it was sent to (IPV6_PKTINFO)."""
+def rejoined(control):
+    """Ancillary data of a joined message, for one that is to be cut up as it was."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_UDP, UDP_GRO):
+            kind, data = UDP_SEGMENT, struct.pack("=H", *struct.unpack("=i", data))
+        yield level, kind, data
+
+
+def answer_datagrams(port, answer, joined=False):
+    """Answers each datagram from the address it was sent to (IPV6_PKTINFO).
+
+    Those of one sender and length may come joined, and are answered as one message then.
+    """
     sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    if joined:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     sock.bind(("::", port))
 
     def loop():
@@ -188,7 +202,7 @@ def answer_datagrams(port, answer):
             data, control, _, address = sock.recvmsg(65536, 256)
             note(port, address, 0)
             try:
-                sock.sendmsg([answer(data)], control, 0, address)
+                sock.sendmsg([answer(data)], rejoined(control), 0, address)
             except OSError:
                 pass
 
@@ -260,6 +274,7 @@ def op_serve():
     listen_tcp(RESET, serve_reset)
     listen_tcp(SILENT, serve_silent)
     answer_datagrams(UDP_ECHO, lambda data: data)
+    answer_datagrams(UDP_JOINED, lambda data: data, True)
 
 
 def op_serve_echo(port):
@@ -422,6 +437,26 @@ def op_udp_echo(host, first, last, step=1, port=UDP_ECHO, tries=3):
                     entry = [size, errno.errorcode.get(error.errno, str(error))]
                     (failed if attempt + 1 == tries else retried).append(entry)
     return {"failed": failed[:20], "retried": retried[:20]}
+
+
+def op_udp_joined(host, size, count, port=UDP_JOINED):
+    """Echoes `count` datagrams that are sent as one message: lengths of what came back."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    data = b"".join(chunks(size * count))
+    got = b""
+    lengths = []
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+        sock.connect((host, port))
+        sock.settimeout(5)
+        sock.send(data)
+        while len(got) < len(data):
+            part = sock.recv(65536)
+            lengths.append(len(part))
+            got += part
+    if got != data:
+        raise ValueError("other bytes came back")
+    return lengths
 
 
 def op_resolve(name, server, kind=1, timeout=5):
