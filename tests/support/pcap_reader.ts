@@ -1,5 +1,5 @@
 /** Reads what --pcap writes: who sent each frame, and how long it is. */
-import { GUEST_MAC } from "./qemu.ts";
+import { VUELO_MAC } from "./guest_packets.ts";
 
 /** A frame of a capture; lengths are of the whole frame, Ethernet header on. */
 export interface CapturedFrame {
@@ -23,7 +23,6 @@ function kindOf(frame: DataView): string {
 /** The frames that a capture has gained since it was `from` bytes long. */
 export function capturedSince(path: string, from: number): CapturedFrame[] {
   const bytes = Deno.readFileSync(path);
-  const mac = GUEST_MAC.split(":").map((octet) => parseInt(octet, 16));
   const frames: CapturedFrame[] = [];
   let at = Math.max(from, FILE_HEADER);
   const view = new DataView(bytes.buffer);
@@ -31,7 +30,7 @@ export function capturedSince(path: string, from: number): CapturedFrame[] {
     const length = view.getUint32(at + 8, true);
     if (at + RECORD_HEADER + length > bytes.length) break; // is being written
     const frame = new DataView(bytes.buffer, at + RECORD_HEADER, length);
-    const fromGuest = mac.every((octet, i) => frame.getUint8(6 + i) === octet);
+    const fromGuest = VUELO_MAC.some((octet, i) => frame.getUint8(6 + i) !== octet);
     frames.push({ fromGuest, kind: kindOf(frame), length });
     at += RECORD_HEADER + length;
   }
