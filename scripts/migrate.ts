@@ -83,9 +83,7 @@ async function main(): Promise<number> {
     for (const scenario of scenarios(args._.map(String))) {
       const outcome = await suite.run(scenario);
       console.log(row(outcome));
-      for (const fault of outcome.faults.slice(0, args.watch ? undefined : 5)) {
-        console.log(`  ${args.watch ? fault : fault.split("\n")[0]}`);
-      }
+      for (const fault of outcome.faults) console.log(`  ${fault}`);
       if (outcome.faults.length > 0) failed++;
     }
   } finally {

@@ -54,6 +54,8 @@ async function helperCommand(kind: HelperKind, path: string): Promise<string[]> 
 export class Hypervisor {
   #backend: Backend | undefined;
   #helper: Process | undefined;
+  /** Processes of the scenario under way, those that have ended as well. */
+  #started: { name: string; process: Process }[] = [];
 
   constructor(
     readonly side: Side,
@@ -113,6 +115,7 @@ export class Hypervisor {
       command: words,
       args: [...(options.args ?? []), ...args],
     });
+    this.#note("back-end", this.#backend.process);
   }
 
   /** Has a helper connected to the back-end, whose guest must be connected already. */
@@ -124,6 +127,7 @@ export class Hypervisor {
     await until(`a helper at ${path}`, () => {
       if (this.#helper === undefined || this.#helper.ended) {
         this.#helper = new Process(argv, { namespace: this.namespace });
+        this.#note("helper", this.#helper);
       }
       return this.helperConnected();
     });
@@ -153,10 +157,20 @@ export class Hypervisor {
     await this.stopHelper();
   }
 
-  /** The last that back-end and helper said. */
+  #note(name: string, process: Process): void {
+    this.#started.push({ name: `${name} of hypervisor ${this.side}`, process });
+  }
+
+  /** A new scenario begins: what ended before it is of no interest. */
+  forgetEnded(): void {
+    this.#started = this.#started.filter(({ process }) => !process.ended);
+  }
+
+  /** What back-ends and helpers said, also those that ended in this scenario. */
   report(): string {
-    const backend = this.#backend?.process.output.slice(-3000) ?? "not running";
-    const helper = this.#helper?.output.slice(-1000) ?? "none";
-    return `hypervisor ${this.side}: ${backend}\nhelper of ${this.side}: ${helper}`;
+    return this.#started.map(({ name, process }) => {
+      const state = process.ended ? "ended" : "running";
+      return `-- ${name}, process ${process.pid}, ${state}:\n${process.output}`;
+    }).join("\n");
   }
 }

@@ -158,7 +158,9 @@ export class Run {
       const figures = { pause, downtime, save, load, bytes };
       return { ...verdict, name: scenario.name, ...figures, faults };
     } finally {
-      await scenario.restore?.(this);
+      // What went wrong before is not to be hidden by what goes wrong now.
+      await scenario.restore?.(this)
+        .catch((error: Error) => console.error(`${scenario.name}: restore: ${error}`));
       await world.streams.close().catch(() => {});
     }
   }

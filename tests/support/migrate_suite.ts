@@ -75,6 +75,7 @@ export class Suite {
     const say = this.say ?? (() => {});
     say(scenario.name);
     const world = this.#world ??= await MigrationWorld.create(this.options);
+    world.beginScenario();
     const fail = (outcome: Outcome, more: string): Outcome => {
       return { ...outcome, faults: [...outcome.faults, more] };
     };

@@ -52,6 +52,8 @@ export class MigrationWorld {
   readonly streams: Streams;
   /** The QEMU that a migration under way leads to. */
   #incoming: Guest | undefined;
+  /** All QEMUs of the scenario under way. */
+  #guests: Guest[] = [];
 
   private constructor(
     readonly options: MigrationWorldOptions,
@@ -62,11 +64,20 @@ export class MigrationWorld {
     public guest: Guest,
   ) {
     this.streams = new Streams(() => this.guest, () => this.peer);
+    this.#guests.push(guest);
+  }
+
+  /** A new scenario begins: what went before is of no interest to report(). */
+  beginScenario(): void {
+    this.hosts.a.forgetEnded();
+    this.hosts.b.forgetEnded();
+    this.#guests = this.#guests.filter((guest) => !guest.stopped);
   }
 
   /** Makes it all, and boots a guest on hypervisor a. */
   static async create(options: MigrationWorldOptions): Promise<MigrationWorld> {
     const stack = new AsyncDisposableStack();
+    const processes: { report(): string }[] = [];
     try {
       const network = await MigrationNetwork.create(options.mtu ?? 65520);
       stack.defer(() => network.close());
@@ -76,6 +87,7 @@ export class MigrationWorld {
         a: new Hypervisor("a", network.host("a"), options.from),
         b: new Hypervisor("b", network.host("b"), options.to),
       };
+      processes.push(hosts.a, hosts.b);
       stack.defer(() => hosts.a.stop());
       stack.defer(() => hosts.b.stop());
       await hosts.a.start();
@@ -88,8 +100,9 @@ export class MigrationWorld {
       stack.move(); // the world owns it all from here
       return world;
     } catch (error) {
+      const said = processes.map((host) => host.report()).join("\n");
       await stack.disposeAsync();
-      throw error;
+      throw new Error(`No world of two hypervisors: ${said}`, { cause: error });
     }
   }
 
@@ -113,6 +126,7 @@ export class MigrationWorld {
     const device = deviceOf(this.options);
     const incoming = await startGuest(target, { incoming: true, device });
     this.#incoming = incoming;
+    this.#guests.push(incoming);
     try {
       if (options.withoutHelper !== source.side) await source.connectHelper();
       if (options.withoutHelper !== target.side) await target.connectHelper();
@@ -151,13 +165,18 @@ export class MigrationWorld {
     await this.network.close();
   }
 
-  /** What helps to understand a failure. */
+  /** All that helps to understand a failure: what every process said, of both sides. */
   report(): string {
-    const hosts = [this.hosts.a.report(), this.hosts.b.report()].join("\n");
-    const console = this.guest.stopped ? "" : this.guest.console().slice(-2000);
-    const qemu = this.guest.process.output.split("\n")
-      .filter((line) => !line.includes("vhost_user_")).join("\n").slice(-1500);
-    return `${hosts}\nQEMU: ${qemu}\nguest's console: ${console}`;
+    const guests = this.#guests.map((guest) => {
+      const qemu = guest.process.output.split("\n")
+        .filter((line) => !line.includes("vhost_user_")).join("\n");
+      const state = guest.stopped ? "ended" : "running";
+      const console = guest.stopped ? "" : guest.console().slice(-4000);
+      return `-- QEMU, process ${guest.process.pid}, ${state}:\n${qemu}\n` +
+        `-- its guest's console: ${console}`;
+    });
+    const hosts = [this.hosts.a.report(), this.hosts.b.report()];
+    return [`-- the guest is at ${this.side}`, ...hosts, ...guests].join("\n");
   }
 }
 
