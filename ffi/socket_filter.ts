@@ -4,9 +4,15 @@
  * SO_ATTACH_FILTER). Needs no rights; but the kernel compiles the program anew for each
  * socket, which takes five times as long as all else. Who may load a program for all
  * sockets together (bpf(2)), at the start of the process, attaches that one.
+ *
+ * There are hosts where a filter needs CAP_NET_ADMIN (EPERM without). Then a TCP socket is
+ * made to ask for more hops to live than senders give (ip(7), IP_MINTTL): TCP drops what
+ * has fewer in the same silence. Only what comes with all 255 from the same link is heard.
  */
 import { Arena } from "./arena.ts";
+import { Errno, errno } from "./errno.ts";
 import { libc } from "./libc.ts";
+import { setOption, SOL_IP, SOL_IPV6, SOL_SOCKET } from "./socket.ts";
 
 const sys = libc({
   /** int setsockopt(int sockfd, int level, int optname, const void *val, socklen_t len) */
@@ -15,10 +21,12 @@ const sys = libc({
   syscall: { parameters: ["i64", "i32", "pointer", "u32"], result: "i32" },
 });
 
-const SOL_SOCKET = 1;
 const SO_ATTACH_FILTER = 26;
 const SO_DETACH_FILTER = 27;
 const SO_ATTACH_BPF = 50;
+const IP_MINTTL = 21;
+const IPV6_MINHOPCOUNT = 73;
+const ALL_HOPS = 255;
 /** BPF_RET | BPF_K with a constant of 0: keep no byte of the packet. */
 const BPF_RET_K = 0x06;
 
@@ -59,15 +67,31 @@ const shared = arena.pointer(SHARED_AT);
 const sharedProgram = load();
 arena.view.setInt32(SHARED_AT, sharedProgram, true);
 
+/** Whether a filter was refused, so that sockets may be deaf by hops. */
+let byHops = false;
+
 /** The socket drops all that comes from now on; 0, or -1 with errno(). */
 export function deafen(fd: number): number {
   if (sharedProgram !== -1) {
     if (sys.setsockopt(fd, SOL_SOCKET, SO_ATTACH_BPF, shared, 4) === 0) return 0;
   }
-  return sys.setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, 16);
+  if (sys.setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, 16) === 0) return 0;
+  if (errno() !== Errno.EPERM) return -1;
+  byHops = true;
+  return demandHops(fd, ALL_HOPS);
 }
 
 /** Undoes {@link deafen}; 0, or -1 with errno() (ENOENT: it was not deaf). */
 export function undeafen(fd: number): number {
-  return sys.setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, program, 4);
+  const result = sys.setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, program, 4);
+  return result === -1 && byHops ? demandHops(fd, 0) : result;
+}
+
+/**
+ * How many hops must be left to what a TCP socket hears, of either family; 0, or -1 with
+ * errno(). For an IPv6 socket that of IPv4 is about mapped addresses.
+ */
+export function demandHops(fd: number, hops: number): number {
+  setOption(fd, SOL_IPV6, IPV6_MINHOPCOUNT, hops);
+  return setOption(fd, SOL_IP, IP_MINTTL, hops);
 }
