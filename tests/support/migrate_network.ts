@@ -3,7 +3,8 @@
  * world, whose routes lead to one of the two and are flipped when the guest has moved.
  */
 import { type Program, program } from "../../scripts/lab/packages.ts";
-import { Process, run } from "./lab_process.ts";
+import { parseAddress } from "../../src/wire/address.ts";
+import { Process, run, until } from "./lab_process.ts";
 import { FAMILIES, type Family, IPV6 } from "./netns.ts";
 
 /** Which of the two hypervisors. */
@@ -67,6 +68,18 @@ export class MigrationNetwork {
     this.side = side;
     const lines = FAMILIES.map((family) => route(family, side) + "\n").join("");
     await this.#writer.write(new TextEncoder().encode(lines));
+  }
+
+  /** Waits until routes lead to `side`: those of IPv6 are turned last. */
+  async leadsTo(side: Side): Promise<void> {
+    const address = parseAddress(IPV6.host) as Uint8Array;
+    const start = `${encodeHex(address)} 80 `;
+    await until(`routes lead to ${side}`, async () => {
+      const table = await Deno.readTextFile(`/proc/${this.router.pid}/net/ipv6_route`);
+      return table.split("\n").some((line) =>
+        line.startsWith(start) && line.endsWith(` to-${side}`)
+      );
+    });
   }
 
   /**
@@ -159,6 +172,10 @@ async function build(
     ...FAMILIES.map((f) => `neigh add ${f.host} lladdr 02:00:00:00:00:01 dev hole`),
     ...FAMILIES.map((f) => route(f, "a")),
   ]);
+}
+
+function encodeHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** Connections to the guest come from the peer's address, not from the gateway's. */

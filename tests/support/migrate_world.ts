@@ -301,6 +301,8 @@ export class Migration {
     this.source.close();
     this.target.close();
     this.world.moved(this.incoming);
+    // Once the source lets go of its sockets, whoever still sends there is refused.
+    await this.world.network.leadsTo(this.world.side);
     if (!old.stopped) await old.stop();
     return { qemu, save, load };
   }
