@@ -61,6 +61,8 @@ export class NetDevice implements Backend {
   /** Called when the guest and all flows of it are gone. */
   onGone: () => void = () => {};
   #receiving = false;
+  /** The guest receives, and what follows from it is still to do. */
+  #begun = false;
 
   readonly #log: SessionLog;
 
@@ -140,9 +142,21 @@ export class NetDevice implements Backend {
   #noteReceiving(): void {
     const receiving = this.path.receiving;
     if (receiving === this.#receiving) return;
+    this.settle();
     this.#receiving = receiving;
-    if (receiving) this.migration?.ringsRun();
-    this.onReceiving(receiving);
+    if (receiving) this.#begun = true;
+    else this.onReceiving(false);
+  }
+
+  /**
+   * Does what follows from the guest's receiving: to be called once in a turn, after the
+   * frontend was answered, which lets the guest run only then.
+   */
+  settle(): void {
+    if (!this.#begun) return;
+    this.#begun = false;
+    this.migration?.ringsRun();
+    this.onReceiving(true);
   }
 
   sendRarp(mac: Uint8Array): void {
@@ -174,6 +188,7 @@ export class NetDevice implements Backend {
   }
 
   transferState(direction: number, phase: number, fd: number): TransferAnswer {
+    this.settle();
     const stopped = this.#running.every((ring) => ring === undefined);
     if (stopped) this.threads?.takeAll(); // a migration deals with one thread
     return this.migration?.begin(direction, phase, fd, stopped) ?? { accepted: false };

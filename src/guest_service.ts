@@ -72,7 +72,8 @@ export class GuestService {
    * @returns how many there were
    */
   turn(longest: number): number {
-    const { path } = this.device;
+    const { device } = this;
+    const { path } = device;
     const most = Math.min(longest, this.forwarder.timeout());
     const timeout = path.timeout();
     const mesh = this.#mesh;
@@ -82,6 +83,7 @@ export class GuestService {
     if (mesh !== undefined) mesh.awake();
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);
+    device.settle();
     this.forwarder.turn();
     this.migration.tick();
     path.turn();

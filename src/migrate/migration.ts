@@ -45,6 +45,8 @@ const REST_MS = 10_000;
 /** What is frozen for want of a repair helper is given up after so long. */
 const THAW_LIMIT_MS = 60_000;
 const PROGRESS_MS = 1000;
+/** After a transfer, until the frontend has had all the answers that a guest waits for. */
+const QUIET_MS = 100;
 /** A stream's header and its table of sections, by which it is refused early. */
 const JUDGED = HEADER_SIZE + 4096;
 
@@ -75,6 +77,9 @@ export class Migration {
   #watch = new Stopwatch();
   #progressAt = 0;
   #giveUpAt = Infinity;
+  /** The summary, while it waits to be logged. */
+  #line = "";
+  #sayAt = Infinity;
 
   /**
    * @param data what epoll results for the transfer's descriptor carry
@@ -99,6 +104,7 @@ export class Migration {
       this.log.warn(`migration refused: ${problem}`);
       return REFUSED;
     }
+    this.#say();
     const saving = direction === TransferDirection.save;
     let instead: number | undefined;
     try {
@@ -220,7 +226,7 @@ export class Migration {
     if (!this.#run(row.afterSave)) return;
     const { total } = this.#sender;
     this.#finish(Phase.saved);
-    this.log.info(summarize("saved", this.#watch, total));
+    this.#sayLater(summarize("saved", this.#watch, total));
   }
 
   #load(): void {
@@ -254,7 +260,7 @@ export class Migration {
     this.#watch.note(parsed.counts);
     const { received } = this.#receiver!;
     this.#finish(Phase.loaded);
-    this.log.info(summarize("loaded", this.#watch, received));
+    this.#sayLater(summarize("loaded", this.#watch, received));
   }
 
   #run(stages: readonly Stage[], state?: ParsedState["state"]): boolean {
@@ -280,6 +286,18 @@ export class Migration {
       this.log.info(`migration: ${megabytes(moved)}${of} MB moved${whose}`);
     }
     this.#progressAt = now + PROGRESS_MS;
+  }
+
+  /** For the log, when nobody waits any more. */
+  #sayLater(line: string): void {
+    this.#line = line;
+    this.#sayAt = performance.now() + QUIET_MS;
+  }
+
+  #say(): void {
+    if (this.#line !== "") this.log.info(this.#line);
+    this.#line = "";
+    this.#sayAt = Infinity;
   }
 
   /** All is done: closing the descriptor tells the other side so. */
@@ -333,6 +351,7 @@ export class Migration {
         this.#fail(Errno.ECANCELED, "the guest runs already");
         return;
       case Phase.saved:
+        this.#say();
         this.log.info("migration undone: the guest goes on here");
         this.#thaw();
         return;
@@ -368,6 +387,7 @@ export class Migration {
    * about once a second.
    */
   tick(): void {
+    if (this.#sayAt !== Infinity && performance.now() >= this.#sayAt) this.#say();
     const idle = this.#phase === Phase.idle;
     if ((idle || this.#phase === Phase.thawing) && this.guest.catchLate() && idle) {
       this.log.warn("connections were frozen by a repair helper that was given up");
@@ -382,6 +402,7 @@ export class Migration {
 
   /** The frontend went: what is frozen goes on elsewhere. */
   gone(): void {
+    this.#say();
     const frozen = this.#phase !== Phase.idle;
     this.#closeFd();
     this.#phase = Phase.idle;

@@ -1,4 +1,5 @@
 /** The source's end of a transfer: writes a stream into whatever the frontend gave. */
+import { concat } from "@std/bytes";
 import { Errno, errno } from "../../ffi/errno.ts";
 import { growPipe, writeSome } from "../../ffi/pipe.ts";
 
@@ -22,8 +23,9 @@ export class StateSender {
   /** @param fd non-blocking; it stays the caller's */
   constructor(fd: number, chunks: readonly Uint8Array<ArrayBuffer>[]) {
     this.#fd = fd;
-    this.#chunks = chunks;
     this.total = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
+    // What fits into the pipe is written, and read, in one call.
+    this.#chunks = this.total <= PIPE_SIZE ? [concat(chunks)] : chunks;
     growPipe(fd, PIPE_SIZE);
   }
 

@@ -18,7 +18,7 @@ import { connectToSelf } from "./connections.ts";
 import { LOAD, RehearsedFrontend, SAVE } from "./frontend.ts";
 
 const CONNECTIONS = 32;
-const ROUNDS = 8;
+const ROUNDS = 16;
 /** More than any of it has. */
 const STATE_SIZE = 1 << 18;
 /** More than it takes to move the state through the smallest pipe. */

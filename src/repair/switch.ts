@@ -60,13 +60,10 @@ export interface SwitchFailure {
  *
  * New sockets also get buffers beyond what the host's limits allow, since the queues of a
  * connection that grew elsewhere must fit; later on the kernel tunes them as usual.
- *
- * @param enlarge whether they do
  */
 export function switchAll(
   fds: ArrayLike<number>,
   mode: RepairMode,
-  enlarge = true,
 ): SwitchFailure | undefined {
   const before = new Uint8Array(fds.length);
   for (let i = 0; i < fds.length; i++) {
@@ -80,7 +77,7 @@ export function switchAll(
       }
       return failure;
     }
-    if (enlarge && mode === REPAIR_ON && before[i] === 0) enlargeNew(fds[i]);
+    if (mode === REPAIR_ON && before[i] === 0) enlargeNew(fds[i]);
   }
   return undefined;
 }
@@ -125,21 +122,30 @@ export function canRepair(): boolean {
 
 /** Switches sockets by this process's own right. */
 export class OwnRepair implements RepairSwitch {
+  #available = false;
+
+  /** A process that has the right keeps it. */
   get available(): boolean {
-    return canRepair();
+    return this.#available ||= canRepair();
   }
 
-  /** Either all are switched or none is. */
+  /**
+   * Switches all, or none: those before the one that refuses are put back. Nobody is to be mistrusted here,
+   * so that a socket costs one call; who restores a connection enlarges its buffers.
+   */
   switchSockets(fds: ArrayLike<number>, on: boolean): number {
-    // Who restores a connection enlarges the buffers that have to be larger.
-    const failure = switchAll(fds, on ? REPAIR_ON : REPAIR_OFF, false);
-    if (failure === undefined) return 0;
-    const { index, error } = failure;
-    log.error(
-      `TCP repair ${on ? "on" : "off"}: socket ${index + 1} of ${fds.length} refused ` +
-        `(${errnoName(error)})`,
-    );
-    return error;
+    const [mode, other] = on ? [REPAIR_ON, REPAIR_OFF] : [REPAIR_OFF, REPAIR_ON];
+    for (let i = 0; i < fds.length; i++) {
+      if (setOption(fds[i], IPPROTO_TCP, TCP_REPAIR, mode) === 0) continue;
+      const error = errno();
+      for (let k = 0; k < i; k++) setOption(fds[k], IPPROTO_TCP, TCP_REPAIR, other);
+      log.error(
+        `TCP repair ${on ? "on" : "off"}: socket ${i + 1} of ${fds.length} refused ` +
+          `(${errnoName(error)})`,
+      );
+      return error;
+    }
+    return 0;
   }
 
   describe(): string {

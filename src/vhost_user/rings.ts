@@ -179,13 +179,14 @@ export class Rings {
     try {
       const ring = this.#ring(index);
       if (fd === NO_FD) return ring;
-      if (!isPollable(fd)) {
-        throw new ProtocolError(`ring ${index}: expected an eventfd or pipe, got a file`);
-      }
       // A full pipe must not make this process wait. An eventfd stays as it is: the flag
       // belongs to the frontend's end too, which may wait in read(), and a write to it
       // waits only if the frontend has filled its own counter with 2^64 - 2.
-      if (!isEventfd(fd)) setNonBlocking(fd);
+      if (isEventfd(fd)) return ring;
+      if (!isPollable(fd)) {
+        throw new ProtocolError(`ring ${index}: expected an eventfd or pipe, got a file`);
+      }
+      setNonBlocking(fd);
       return ring;
     } catch (error) {
       closed(fd);

@@ -282,6 +282,7 @@ export class MovingHost {
     const count = epoll.wait(0);
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);
+    this.device.settle();
     this.forwarder.turn();
     this.#migration.tick();
     path.turn();
