@@ -73,6 +73,8 @@ export interface FlowContext {
    * has the flow, which gets the packet.
    */
   elsewhere(): boolean;
+  /** Shows the guest what was committed so far, before the end of the turn. */
+  showFrames(): void;
 }
 
 /** One kind of flow, as the data path drives it. */

@@ -96,6 +96,8 @@ export class DataPath implements FlowContext {
   readonly #frame = new DataView(new ArrayBuffer(SERVICE_FRAME));
   readonly #reply = new DataView(new ArrayBuffer(SERVICE_FRAME));
   #txPending = false;
+  /** Something has happened since the last turn. */
+  #busy = false;
   #eventIdx = false;
   #advertiseAt = Infinity;
   #announce = false;
@@ -182,7 +184,7 @@ export class DataPath implements FlowContext {
   stopQueue(index: number): number {
     const which = index & 1;
     if (which === TX) this.#flushSource();
-    else this.#flushSink();
+    else this.showFrames();
     if (this.#kickFds[which] !== NO_FD) this.epoll.remove(this.#kickFds[which]);
     this.#kickFds[which] = NO_FD;
     this.#rings[which] = undefined;
@@ -199,12 +201,14 @@ export class DataPath implements FlowContext {
 
   /** The driver kicked a queue. */
   kicked(which: number): void {
+    this.#busy = true;
     if (which === TX) this.#txPending = true;
     else this.sink.starved = false;
   }
 
   /** Events of a socket, given the words it was added to epoll with. */
   onSocket(kind: number, flow: number, generation: number, events: number): void {
+    this.#busy = true;
     if (flow >= this.table.capacity || this.table.generation(flow) !== generation) return;
     switch (kind) {
       case EventKind.tcp:
@@ -239,11 +243,13 @@ export class DataPath implements FlowContext {
       this.ping.resume();
     }
     if (this.sink.starved && this.#rx.wantNotification()) this.sink.starved = false;
-    this.#flushSink();
+    this.showFrames();
     if (this.sink.broken) {
       this.sink.broken = false;
       this.onBroken(RX);
     }
+    if (!this.#busy && this.tcp.idles) this.tcp.idle();
+    this.#busy = false;
   }
 
   /** One thread is enough. */
@@ -290,7 +296,7 @@ export class DataPath implements FlowContext {
 
   /** Milliseconds until {@link turn} has something to do; 0: now, -1: nothing waits. */
   timeout(): number {
-    if (this.#txPending) return 0;
+    if (this.#txPending || this.tcp.idles) return 0;
     const waiting = this.tcp.waiting + this.udp.waiting + this.ping.waiting;
     if (!this.sink.starved && this.receiving && waiting > 0) return 0;
     const polls = sooner(this.tcp.untilPoll(), this.udp.untilPoll());
@@ -340,7 +346,7 @@ export class DataPath implements FlowContext {
     }
   }
 
-  #flushSink(): void {
+  showFrames(): void {
     const ring = this.#rings[RX];
     if (this.sink.flush() && ring !== undefined && ring.callFd !== NO_FD) {
       eventfdWrite(ring.callFd);
@@ -444,7 +450,7 @@ export class DataPath implements FlowContext {
   /** Ends all flows: the guest they belonged to is gone. */
   dropAll(): void {
     for (let flow = 0; flow < this.table.limit; flow++) this.handler(flow)?.drop(flow);
-    this.#flushSink();
+    this.showFrames();
   }
 
   /** A new guest may come: nothing learnt of the last one counts. */

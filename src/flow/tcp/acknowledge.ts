@@ -34,13 +34,21 @@ export const TCP_EVENTS = EPOLLIN + EPOLLPRI + EPOLLOUT + EPOLLRDHUP + EPOLLET;
 const LARGE_BUFFER = 4 << 20;
 const FIRST_DELAY_MS = 0.03;
 const LONGEST_DELAY_MS = 200;
+/** So much of its window left, and a guest needs no more yet. */
+const WIDE_WINDOW = 32768;
 
 /**
  * Looks at the send queue and tells the guest what is new: bytes acknowledged, or room.
  *
  * @param force acknowledge even if nothing changed
+ * @param later leave it to what is sent next: the caller sends or acknowledges in any case
  */
-export function acknowledge(t: TcpShared, flow: number, force: boolean): void {
+export function acknowledge(
+  t: TcpShared,
+  flow: number,
+  force: boolean,
+  later = false,
+): void {
   const words = t.words;
   const at = flow * FLOW_WORDS;
   const fd = words[at + FlowWord.fd];
@@ -58,7 +66,9 @@ export function acknowledge(t: TcpShared, flow: number, force: boolean): void {
   words[at + TcpWord.ackToGuest] = ack;
   setOffered(words, at, window);
   schedulePoll(t, flow, outstanding, progress);
-  if (force || progress > 0 || worthTelling(opened, window)) sendAck(t, flow);
+  if (!force && progress <= 0 && !worthTelling(opened, window)) return;
+  if (later) t.mark(flow, TcpFlow.ackDue);
+  else sendAck(t, flow);
 }
 
 /** A window update is sent when the window opens, or grows to twice what it was. */
@@ -85,17 +95,18 @@ function offeredWindow(
   const words = t.words;
   const at = flow * FLOW_WORDS;
   const scale = (words[at + TcpWord.counts] >>> 8) & 0xff;
+  const before = words[at + TcpWord.ackToGuest] +
+      ((words[at + TcpWord.windows] >>> 16) << scale) - ack | 0;
+  const taken = words[at + TcpWord.seqFromGuest] - ack | 0;
   let buffer = t.sendBuffer[flow];
-  if (buffer === 0 || outstanding * 4 > buffer) {
-    buffer = getOption(fd, SOL_SOCKET, SO_SNDBUF, 65536);
-    t.sendBuffer[flow] = buffer;
+  // A short exchange needs no more than the window that SYN offered.
+  const known = buffer !== 0 || before - taken >= WIDE_WINDOW;
+  if (!known || (buffer !== 0 && outstanding * 4 > buffer)) {
+    buffer = readSendBuffer(t, flow, fd);
   }
   let room = buffer - (buffer >> 3) - outstanding;
   if (room < 0) room = 0;
   if (room * 3 < buffer) watchForSpace(t, flow, fd);
-  const taken = words[at + TcpWord.seqFromGuest] - ack | 0;
-  const before = words[at + TcpWord.ackToGuest] +
-      ((words[at + TcpWord.windows] >>> 16) << scale) - ack | 0;
   let bytes = taken + room;
   if (bytes < before) bytes = before + (1 << scale) - 1;
   const window = bytes >>> scale;
@@ -130,10 +141,17 @@ export function growSendBuffer(t: TcpShared, flow: number, fd: number): void {
     return;
   }
   t.mark(flow, TcpFlow.grown);
-  t.sendBuffer[flow] = 0;
-  if (!t.bufferLock) return;
-  setOption(fd, SOL_SOCKET, SO_SNDBUF, LARGE_BUFFER);
-  setOption(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
+  if (t.bufferLock) {
+    setOption(fd, SOL_SOCKET, SO_SNDBUF, LARGE_BUFFER);
+    setOption(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
+  }
+  readSendBuffer(t, flow, fd);
+}
+
+function readSendBuffer(t: TcpShared, flow: number, fd: number): number {
+  const size = getOption(fd, SOL_SOCKET, SO_SNDBUF, 65536);
+  t.sendBuffer[flow] = size;
+  return size;
 }
 
 /** The guest's data went to the socket: its acknowledgement is to be looked for. */
@@ -169,7 +187,8 @@ function schedulePoll(
   else t.pollDelay[flow] = Math.min(t.pollDelay[flow] * 1.5, LONGEST_DELAY_MS);
   // Looked at rarely, a buffer that is full for the kernel (sk_stream_is_writeable) has an
   // event tell of the peer that takes something at last.
-  if (t.pollDelay[flow] >= TICK_MS && outstanding * 3 > t.sendBuffer[flow] * 2) {
+  const buffer = t.sendBuffer[flow];
+  if (t.pollDelay[flow] >= TICK_MS && buffer > 0 && outstanding * 3 > buffer * 2) {
     rearm(t, flow, t.words[flow * FLOW_WORDS + FlowWord.fd]);
   }
   enterPolled(t, flow);

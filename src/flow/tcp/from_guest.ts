@@ -43,6 +43,8 @@ import { service } from "./service.ts";
 const DUPLICATES = 3;
 /** Bytes in one sendmsg() after which a near peer may have acknowledged them already. */
 const BULK = 4096;
+/** What a socket can buffer at least, unless the host was tuned to less (tcp_wmem). */
+const LEAST_BUFFER = 16384;
 
 /** What the segments of one batch add up to, for the flow they belong to. */
 export class Gathered {
@@ -377,7 +379,9 @@ export function sendGathered(t: TcpShared, g: Gathered): void {
       expectAck(t, flow);
       const waiting = t.words[at + TcpWord.seqFromGuest] -
         t.words[at + TcpWord.ackToGuest];
-      if ((waiting | 0) * 2 > t.sendBuffer[flow]) growSendBuffer(t, flow, fd);
+      const buffer = t.sendBuffer[flow];
+      const half = buffer === 0 ? LEAST_BUFFER : buffer;
+      if ((waiting | 0) * 2 > half) growSendBuffer(t, flow, fd);
       if (sent >= BULK) g.bulk = true;
       if (t.gap[flow] !== 0) fillGap(t, flow);
     }
@@ -424,7 +428,8 @@ export function finish(t: TcpShared, g: Gathered): void {
   g.clear();
   if (t.state(flow) !== TcpState.established) return;
   dropAcknowledged(t, flow);
-  if (force || bulk) acknowledge(t, flow, force);
-  if (acked && t.has(flow, TcpFlow.readable | TcpFlow.peerFin)) service(t, flow);
+  const sends = acked && t.has(flow, TcpFlow.readable | TcpFlow.peerFin);
+  if (force || bulk) acknowledge(t, flow, force, sends);
+  if (sends) service(t, flow);
   else if (acked || force || bulk) closeFlow(t, flow);
 }

@@ -2,20 +2,10 @@
 import { Errno, errno } from "../../../ffi/errno.ts";
 import {
   acceptSocket,
-  AF_INET,
-  AF_INET6,
   closeFd,
   connectSocket,
-  IPPROTO_TCP,
   lastAddress,
-  openSocket,
   resetOnClose,
-  setOption,
-  SO_OOBINLINE,
-  SO_PEEK_OFF,
-  SOCK_STREAM,
-  SOL_SOCKET,
-  TCP_NODELAY,
 } from "../../../ffi/socket.ts";
 import { isIPv4, isLinkLocal, isUnspecified } from "../../wire/address.ts";
 import { Protocol } from "../../wire/ip.ts";
@@ -38,6 +28,7 @@ import { TCP_EVENTS } from "./acknowledge.ts";
 import { IDLE_MS, OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
 import { linkMss, sendReset, sendSyn } from "./segments.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
+import { setFlowOptions } from "./spare.ts";
 import { armRetransmit, FIRST_READ } from "./to_guest.ts";
 import { sendStrayReset, sendUnreachable } from "./refuse.ts";
 
@@ -134,16 +125,13 @@ export function takeSynOptions(t: TcpShared, flow: number, headerLength: number)
   t.words[at + TcpWord.counts] = scale < 0 ? 0 : scale | (OUR_WINDOW_SCALE << 8);
 }
 
-/** Makes the socket and calls connect(); 0, or the error number. */
+/** Takes a socket and calls connect(); 0, or the error number. */
 function startConnect(t: TcpShared, flow: number, port: number): number {
   const { config, epoll, table } = t.context;
   const four = isIPv4(outward);
-  const family = four ? AF_INET : AF_INET6;
-  const fd = openSocket(family, SOCK_STREAM, IPPROTO_TCP);
+  const fd = t.spares.take(four, four ? t.peekOffset4 : t.peekOffset6);
   if (fd === -1) return noteExhausted(errno());
   t.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
-  setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1); // the guest has its own Nagle
-  setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
   if (!bindOutbound(fd, outward, four ? config.ip4 : config.ip6)) return errno();
   const scope = isLinkLocal(outward) ? t.context.map.scope : 0;
   t.words[flow * FLOW_WORDS + TcpWord.scope] = scope;
@@ -284,8 +272,7 @@ function isTaken(t: TcpShared, flow: number): boolean {
 function offer(t: TcpShared, flow: number, fd: number): void {
   const { epoll, table } = t.context;
   const at = flow * FLOW_WORDS;
-  setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
+  setFlowOptions(fd, isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6);
   t.words[at + TcpWord.mss] = linkMss(t, flow);
   t.words[at + TcpWord.counts] = OUR_WINDOW_SCALE << 8;
   t.words[at + TcpWord.windows] = (0xffff >> OUR_WINDOW_SCALE) << 16;
@@ -308,9 +295,6 @@ export function becomeEstablished(t: TcpShared, flow: number): void {
   t.words[at + TcpWord.ackFromGuest] = t.words[at + TcpWord.seqToGuest];
   t.setState(flow, TcpState.established);
   t.setRetries(flow, 0);
-  const peekOffset = isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6;
-  if (peekOffset) setOption(t.words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
-  t.mark(flow, TcpFlow.readable);
   t.context.timers.set(flow, t.context.now + IDLE_MS);
 }
 
@@ -339,15 +323,20 @@ export function closeFlow(t: TcpShared, flow: number): boolean {
     return false;
   }
   if (t.has(flow, TcpFlow.ackDue) || t.held[flow] !== 0) return false;
-  release(t, flow);
+  t.spares.close(t.words[at + FlowWord.fd]);
+  forget(t, flow);
   return true;
 }
 
 /** Closes the socket and frees the entry. */
 export function release(t: TcpShared, flow: number): void {
-  const { table, timers } = t.context;
   const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
   if (fd !== -1) closeFd(fd);
+  forget(t, flow);
+}
+
+function forget(t: TcpShared, flow: number): void {
+  const { table, timers } = t.context;
   timers.clear(flow);
   t.setFrozen(flow, Frozen.no);
   t.letGo(flow);

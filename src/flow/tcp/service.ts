@@ -70,6 +70,7 @@ export function takeEvents(t: TcpShared, flow: number, events: number): void {
       connectFailed(t, flow, getOption(fd, SOL_SOCKET, SO_ERROR, Errno.EIO));
     } else if ((events & EPOLLOUT) !== 0) {
       if ((events & EPOLLRDHUP) !== 0) t.mark(flow, TcpFlow.peerFin);
+      if ((events & EPOLLIN) !== 0) t.mark(flow, TcpFlow.readable);
       connected(t, flow);
     }
     return;
@@ -95,8 +96,9 @@ export function takeEvents(t: TcpShared, flow: number, events: number): void {
   ) {
     const force = t.has(flow, TcpFlow.blocked);
     t.unmark(flow, TcpFlow.blocked);
-    t.sendBuffer[flow] = 0;
-    acknowledge(t, flow, force);
+    // The kernel grows it where it was asked to tell of space.
+    if (t.has(flow, TcpFlow.watching)) t.sendBuffer[flow] = 0;
+    acknowledge(t, flow, force, !force && t.has(flow, TcpFlow.readable));
     // What the socket had no space for is lost to the guest's mind: fast retransmit.
     if (force) { for (let i = 0; i < 3; i++) sendAck(t, flow); }
   }

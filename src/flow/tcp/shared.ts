@@ -12,6 +12,7 @@ import type { FlowContext } from "../context.ts";
 import { SipHash } from "../siphash.ts";
 import { FLOW_WORDS, FlowWord } from "../table.ts";
 import { TcpWord } from "./layout.ts";
+import { SpareSockets } from "./spare.ts";
 
 const IOVECS = 1024;
 const DISCARD_SIZE = 65536;
@@ -109,6 +110,7 @@ export class TcpShared {
   readonly inPolled: Uint8Array;
   polledCount = 0;
 
+  readonly spares: SpareSockets = new SpareSockets();
   readonly counters: TcpCounters = {
     opened: 0,
     accepted: 0,

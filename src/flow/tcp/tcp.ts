@@ -39,6 +39,7 @@ export class TcpFlows implements FlowHandler {
   /** Whether MSG_PEEK follows SO_PEEK_OFF, which was found out already: for tests. */
   setPeekOffset(usable: boolean): void {
     this.#t.peekOffset4 = this.#t.peekOffset6 = usable;
+    this.#t.spares.clear();
   }
 
   fromGuest(): void {
@@ -95,6 +96,16 @@ export class TcpFlows implements FlowHandler {
   /** Milliseconds, with fractions, until {@link poll} has something to do; -1: never. */
   untilPoll(): number {
     return this.#t.polledCount > 0 ? untilPoll(this.#t) : -1;
+  }
+
+  /** Whether {@link idle} has something to do. */
+  get idles(): boolean {
+    return this.#t.spares.waiting;
+  }
+
+  /** Does what can wait until there is nothing else. */
+  idle(): void {
+    this.#t.spares.work(this.#t.peekOffset4, this.#t.peekOffset6);
   }
 
   /** Flows wait for {@link resume}. */

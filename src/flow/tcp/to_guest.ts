@@ -37,9 +37,14 @@ const DISCARD_PIECE = 65536;
 /** Bytes read over and over for want of SO_PEEK_OFF; as iovecs they leave room for data. */
 const MOST_SKIPPED = 4 << 20;
 const SMALLEST_FRAGMENT = 256;
-/** Bytes asked for in the first read of a flow, and in one read at most. */
+/**
+ * Bytes asked for in the first read of a flow, and in one read at most: two frames of the
+ * largest size, so that the guest takes them while the next two are read.
+ */
 export const FIRST_READ = 4096;
-const LONGEST_READ = 1 << 20;
+const LONGEST_READ = 2 * LARGE_PAYLOAD;
+/** A read of so many bytes is shown to the guest at once. */
+const BULK = 32768;
 
 /** How {@link sendData} ended. */
 export const Sent = {
@@ -119,13 +124,17 @@ export function sendData(t: TcpShared, flow: number): number {
       t.unmark(flow, TcpFlow.readable);
       return Sent.done;
     }
-    commitFrames(t, flow, headLength, got, got < reserved, mss, large, four);
+    const drained = got < reserved && t.urgent[flow] === 0;
+    commitFrames(t, flow, headLength, got, drained, mss, large, four);
     t.context.sink.end();
+    if (got >= BULK) t.context.showFrames();
     turn += got;
     adaptHint(t, flow, got, reserved);
-    if (got < reserved && t.urgent[flow] === 0) {
+    if (drained) {
       t.unmark(flow, TcpFlow.readable);
-      if (!t.has(flow, TcpFlow.peerFin)) return Sent.done;
+      if (!t.has(flow, TcpFlow.peerFin) || t.has(flow, TcpFlow.finToGuest)) {
+        return Sent.done;
+      }
     }
   }
   return Sent.turn;
@@ -179,7 +188,10 @@ function peek(t: TcpShared, flow: number): number {
   return recvmsg(fd, t.inMessage.pointer, MSG_PEEK | MSG_DONTWAIT);
 }
 
-/** Writes headers for `got` bytes that lie in the reserved frames. */
+/**
+ * Writes headers for `got` bytes that lie in the reserved frames. The last one takes the
+ * peer's FIN along if they were all there is.
+ */
 function commitFrames(
   t: TcpShared,
   flow: number,
@@ -192,13 +204,15 @@ function commitFrames(
 ): void {
   const at = flow * FLOW_WORDS;
   const words = t.words;
+  const fin = drained && t.has(flow, TcpFlow.peerFin) && !t.has(flow, TcpFlow.failed);
+  const last = TcpFlag.ack | (drained ? TcpFlag.psh : 0) | (fin ? TcpFlag.fin : 0);
   let sequence = words[at + TcpWord.seqToGuest];
   let left = got;
   for (let frame = 0; left > 0; frame++) {
     const room = t.frameRoom[frame];
     const payload = room < left ? room : left;
     left -= payload;
-    const flags = left === 0 && drained ? TcpFlag.ack | TcpFlag.psh : TcpFlag.ack;
+    const flags = left === 0 ? last : TcpFlag.ack;
     const start = writeSegmentHead(t, flow, sequence, flags, TCP_HEADER_SIZE, payload);
     let gso: number = GsoType.none;
     if (large && payload > mss) gso = four ? GsoType.tcp4 : GsoType.tcp6;
@@ -213,12 +227,23 @@ function commitFrames(
     );
     sequence = sequence + payload | 0;
   }
+  if (fin) {
+    sequence = sequence + 1 | 0;
+    t.mark(flow, TcpFlow.finToGuest | TcpFlow.finSent);
+  }
+  advance(t, flow, sequence);
+  t.unmark(flow, TcpFlow.ackDue);
+}
+
+/** All before `sequence` has gone to the guest. */
+function advance(t: TcpShared, flow: number, sequence: number): void {
+  const words = t.words;
+  const at = flow * FLOW_WORDS;
   if (inFlight(t, flow) === 0) armRetransmit(t, flow);
   words[at + TcpWord.seqToGuest] = sequence;
   if ((sequence - words[at + TcpWord.seqMax] | 0) > 0) {
     words[at + TcpWord.seqMax] = sequence;
   }
-  t.unmark(flow, TcpFlow.ackDue);
 }
 
 /** Passes the peer's FIN on, after everything before it. */
@@ -226,11 +251,7 @@ function sendFin(t: TcpShared, flow: number): number {
   const at = flow * FLOW_WORDS;
   const sequence = t.words[at + TcpWord.seqToGuest];
   if (!sendSegment(t, flow, sequence, TcpFlag.fin | TcpFlag.ack)) return Sent.starved;
-  if (inFlight(t, flow) === 0) armRetransmit(t, flow);
-  t.words[at + TcpWord.seqToGuest] = sequence + 1;
-  if ((sequence + 1 - t.words[at + TcpWord.seqMax] | 0) > 0) {
-    t.words[at + TcpWord.seqMax] = sequence + 1;
-  }
+  advance(t, flow, sequence + 1 | 0);
   t.mark(flow, TcpFlow.finToGuest | TcpFlow.finSent);
   t.unmark(flow, TcpFlow.ackDue | TcpFlow.readable);
   return Sent.done;
