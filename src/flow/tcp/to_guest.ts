@@ -39,10 +39,10 @@ const MOST_SKIPPED = 4 << 20;
 const SMALLEST_FRAGMENT = 256;
 /**
  * Bytes asked for in the first read of a flow, and in one read at most: two frames of the
- * largest size, so that the guest takes them while the next two are read.
+ * largest size, which the guest takes while the next two are read.
  */
 export const FIRST_READ = 4096;
-const LONGEST_READ = 2 * LARGE_PAYLOAD;
+const LONGEST_READ = 2 << 16;
 /** A read of so many bytes is shown to the guest at once. */
 const BULK = 32768;
 
@@ -78,7 +78,8 @@ export function sendData(t: TcpShared, flow: number): number {
   const headLength = dataHeadLength(t, flow);
   const mss = t.words[flow * FLOW_WORDS + TcpWord.mss];
   const large = four ? t.largeReceive4 : t.largeReceive6;
-  const segment = large ? LARGE_PAYLOAD - LARGE_PAYLOAD % mss : mss;
+  const segment = large ? Math.max(mss, LARGE_PAYLOAD - LARGE_PAYLOAD % mss) : mss;
+  const most = LONGEST_READ - LONGEST_READ % segment;
   const peekOffset = four ? t.peekOffset4 : t.peekOffset6;
   for (let turn = 0; turn < TURN_BYTES;) {
     if (t.has(flow, TcpFlow.finToGuest)) {
@@ -90,9 +91,10 @@ export function sendData(t: TcpShared, flow: number): number {
     if (room <= 0 || (!peekOffset && flying > MOST_SKIPPED)) return Sent.done;
     const hint = t.readHint[flow];
     if (room > hint) room = hint;
+    if (room > most) room = most;
     t.in.count = 0;
     if (!peekOffset) skipInFlight(t, flying);
-    const reserved = reserveFrames(t, headLength, segment < mss ? mss : segment, room);
+    const reserved = reserveFrames(t, headLength, segment, room);
     if (reserved === 0) {
       t.context.sink.end();
       return Sent.starved;
@@ -261,7 +263,7 @@ function sendFin(t: TcpShared, flow: number): number {
 export function armRetransmit(t: TcpShared, flow: number): void {
   const { now, timers } = t.context;
   const first = t.state(flow) === TcpState.established ? RTO_FIRST_MS : RTO_SYN_MS;
-  const wait = Math.min(first * 2 ** t.retries(flow), RTO_LONGEST_MS);
+  const wait = Math.min(first * (1 << Math.min(t.retries(flow), 20)), RTO_LONGEST_MS);
   t.retransmitAt[flow] = now + wait;
   timers.setEarlier(flow, now + wait);
 }
