@@ -1,10 +1,11 @@
 /**
- * Formats and versions of the state that moves, as data: what is done before the data is
- * sent or taken, how it is written, and what is done after. A new version is a new row;
- * the old ones keep working.
+ * What is done for each version of the state that moves, as data: before it is sent or
+ * taken, and after. Which versions there are and what is in them, src/wire/state says.
  */
 import type { MovedState } from "../wire/state/model.ts";
 import type { StateFormat } from "../config.ts";
+import { PASST_VERSION } from "../wire/state/passt.ts";
+import { VERSIONS as OF_VUELO } from "../wire/state/vuelo.ts";
 import type { Movable } from "./movable.ts";
 
 /** A step before or after the data; the first that fails ends the transfer. */
@@ -33,34 +34,29 @@ const restore: Stage = {
   run: (guest, state) => state === undefined ? 0 : guest.restore(state),
 };
 
+/** What is done for a stream that carries connections, and for one that doesn't. */
+const CARRYING = {
+  carries: true,
+  beforeSave: [freeze],
+  afterSave: [],
+  beforeLoad: [],
+  afterLoad: [restore],
+};
+const HEADER_ALONE = {
+  carries: false,
+  beforeSave: [],
+  afterSave: [],
+  beforeLoad: [],
+  afterLoad: [],
+};
+
 export const VERSIONS: readonly Version[] = [
-  {
+  ...OF_VUELO.map(({ version, sections }): Version => ({
     format: "vuelo",
-    version: 1,
-    carries: false,
-    beforeSave: [],
-    afterSave: [],
-    beforeLoad: [],
-    afterLoad: [],
-  },
-  {
-    format: "vuelo",
-    version: 2,
-    carries: true,
-    beforeSave: [freeze],
-    afterSave: [],
-    beforeLoad: [],
-    afterLoad: [restore],
-  },
-  {
-    format: "passt",
-    version: 2,
-    carries: true,
-    beforeSave: [freeze],
-    afterSave: [],
-    beforeLoad: [],
-    afterLoad: [restore],
-  },
+    version,
+    ...(sections === undefined ? HEADER_ALONE : CARRYING),
+  })),
+  { format: "passt", version: PASST_VERSION, ...CARRYING },
 ];
 
 /** The row of a version, if it is known. */

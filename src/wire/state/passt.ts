@@ -32,7 +32,8 @@
 import { cutShort, notSupported } from "./error.ts";
 import { FieldReader, FieldWriter, NATIVE, NETWORK } from "./fields.ts";
 import { MAGIC, magicIsLittle } from "./header.ts";
-import { MAX_FLOWS, MAX_QUEUE, MAX_WINDOW } from "./sections.ts";
+import { MAX_FLOWS } from "./sections.ts";
+import { type QueuedSocket, readSocketWords, writeSocketWords } from "./socket_words.ts";
 
 export const PASST_VERSION = 2;
 export const PASST_HEADER = 16;
@@ -86,23 +87,11 @@ export interface PasstFlow {
   readonly initFrom: number;
 }
 
-export interface PasstSocket {
-  readonly sendSequence: number;
-  readonly receiveSequence: number;
-  readonly notSent: number;
-  readonly mss: number;
-  readonly timestamp: number;
-  readonly sndWl1: number;
-  readonly sndWnd: number;
-  readonly maxWindow: number;
-  readonly rcvWnd: number;
-  readonly rcvWup: number;
+export interface PasstSocket extends QueuedSocket {
   readonly sendScale: number;
   readonly receiveScale: number;
   readonly state: number;
   readonly options: number;
-  readonly sendQueue: Uint8Array;
-  readonly receiveQueue: Uint8Array;
 }
 
 /** What has been read of a stream so far. */
@@ -238,27 +227,9 @@ function readSocket(reader: FieldReader): PasstSocket | undefined {
     reader.skip(SOCKET_SIZE);
     return undefined;
   }
-  const sendSequence = reader.u32();
-  const receiveSequence = reader.u32();
-  const sendLength = reader.range("send queue's length", reader.u32(), 0, MAX_QUEUE);
-  const notSent = reader.range("bytes not sent", reader.u32(), 0, sendLength);
-  const receiveLength = reader.range(
-    "receive queue's length",
-    reader.u32(),
-    0,
-    MAX_QUEUE,
-  );
+  const { words, sendLength, receiveLength } = readSocketWords(reader);
   return {
-    sendSequence,
-    receiveSequence,
-    notSent,
-    mss: reader.range("MSS clamp", reader.u32(), 1, 65535),
-    timestamp: reader.u32(),
-    sndWl1: reader.u32(),
-    sndWnd: reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW),
-    maxWindow: reader.range("max_window", reader.u32(), 0, MAX_WINDOW),
-    rcvWnd: reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW),
-    rcvWup: reader.u32(),
+    ...words,
     sendScale: reader.range("window scale of the peer", reader.u8(), 0, 14),
     receiveScale: reader.range("window scale", reader.u8(), 0, 14),
     state: reader.u8(),
@@ -329,18 +300,7 @@ export function writePasstSockets(sockets: readonly PasstSocket[]): Uint8Array[]
   const pieces: Uint8Array[] = [];
   for (const socket of sockets) {
     const start = out.at;
-    out.u32(socket.sendSequence);
-    out.u32(socket.receiveSequence);
-    out.u32(socket.sendQueue.length);
-    out.u32(socket.notSent);
-    out.u32(socket.receiveQueue.length);
-    out.u32(socket.mss);
-    out.u32(socket.timestamp);
-    out.u32(socket.sndWl1);
-    out.u32(socket.sndWnd);
-    out.u32(socket.maxWindow);
-    out.u32(socket.rcvWnd);
-    out.u32(socket.rcvWup);
+    writeSocketWords(out, socket);
     out.u8(socket.sendScale);
     out.u8(socket.receiveScale);
     out.u8(socket.state);

@@ -46,11 +46,13 @@ import { isIPv4, isLinkLocal, isUnspecified } from "../address.ts";
 import { Protocol } from "../ip.ts";
 import { type FieldReader, FieldWriter, NATIVE } from "./fields.ts";
 import type { MovedDatagramFlow, MovedDevice, MovedRule, MovedTcp } from "./model.ts";
-import { MAX_QUEUE, MAX_WINDOW } from "./sections.ts";
+import { readSocketWords, writeSocketWords } from "./socket_words.ts";
 
 const NAME_SIZE = 16;
 /** Bytes of the reason why a connection is lost. */
 const MAX_REASON = 255;
+/** Of a connection that is lost: the reason stands in place of its send queue. */
+const REASON = { leastSend: 1, mostSend: MAX_REASON, leastMss: 0 };
 const MAX_SCALE = 14;
 /**
  * TCP states of Linux that can be moved; CLOSE (7) is that of a connection closed in good
@@ -146,18 +148,7 @@ function writeConnection(out: FieldWriter, record: MovedTcp): void {
   out.u8(record.options);
   out.u8(record.sendScale);
   out.u8(record.receiveScale);
-  out.u32(record.sendSequence);
-  out.u32(record.receiveSequence);
-  out.u32(record.sendQueue.length);
-  out.u32(record.notSent);
-  out.u32(record.receiveQueue.length);
-  out.u32(record.mss);
-  out.u32(record.timestamp);
-  out.u32(record.sndWl1);
-  out.u32(record.sndWnd);
-  out.u32(record.maxWindow);
-  out.u32(record.rcvWnd);
-  out.u32(record.rcvWup);
+  writeSocketWords(out, record);
   out.u32(record.keepIdle);
   out.u32(record.keepInterval);
   out.u32(record.keepCount);
@@ -200,21 +191,9 @@ export function readTcpRecord(reader: FieldReader): TcpRecord {
   const options = reader.u8();
   const sendScale = reader.range("window scale of the peer", reader.u8(), 0, MAX_SCALE);
   const receiveScale = reader.range("window scale", reader.u8(), 0, MAX_SCALE);
-  const sendSequence = reader.u32();
-  const receiveSequence = reader.u32();
-  const most = lost ? MAX_REASON : MAX_QUEUE;
-  const sendLength = reader.range(
-    "send queue's length",
-    reader.u32(),
-    lost ? 1 : 0,
-    most,
-  );
-  const notSent = reader.range("bytes not sent", reader.u32(), 0, sendLength);
-  const receiveLength = reader.range(
-    "receive queue's length",
-    reader.u32(),
-    0,
-    MAX_QUEUE,
+  const { words, sendLength, receiveLength } = readSocketWords(
+    reader,
+    lost ? REASON : undefined,
   );
   // The fields are read in the order they stand in here.
   const tcp = {
@@ -223,16 +202,7 @@ export function readTcpRecord(reader: FieldReader): TcpRecord {
     options,
     sendScale,
     receiveScale,
-    sendSequence,
-    receiveSequence,
-    notSent,
-    mss: reader.range("MSS", reader.u32(), lost ? 0 : 1, 65535),
-    timestamp: reader.u32(),
-    sndWl1: reader.u32(),
-    sndWnd: reader.range("snd_wnd", reader.u32(), 0, MAX_WINDOW),
-    maxWindow: reader.range("max_window", reader.u32(), 0, MAX_WINDOW),
-    rcvWnd: reader.range("rcv_wnd", reader.u32(), 0, MAX_WINDOW),
-    rcvWup: reader.u32(),
+    ...words,
     keepIdle: reader.range("keep-alive time", reader.u32(), 0, 32767),
     keepInterval: reader.range("keep-alive interval", reader.u32(), 0, 32767),
     keepCount: reader.range("keep-alive probes", reader.u32(), 0, 127),

@@ -50,14 +50,14 @@ import {
 } from "./sections.ts";
 
 /** A version of the stream. */
-interface Version {
+export interface StreamVersion {
   readonly version: number;
   /** Sections it has; undefined without a section table. */
   readonly sections: readonly SectionFormat[] | undefined;
 }
 
-/** All versions that are read and written. */
-const VERSIONS: readonly Version[] = [
+/** All versions that are read and written; what is done for each, src/migrate says. */
+export const VERSIONS: readonly StreamVersion[] = [
   { version: 1, sections: undefined },
   { version: 2, sections: SECTIONS },
 ];
