@@ -8,6 +8,7 @@ import fc from "fast-check";
 import type { ForwardRule } from "../../src/config.ts";
 
 import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
+import { quietly } from "../support/quiet.ts";
 import { ip } from "../support/flow_config.ts";
 import { openDescriptors } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
@@ -189,33 +190,36 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
   { weight: 3, arbitrary: step("turns", ({ host }) => host.settle()) },
 );
 
-Deno.test("moves in any order", () => {
-  new Scene().close(); // whatever is loaded once
-  fc.assert(
-    fc.property(fc.array(steps, { maxLength: 40 }), (list) => {
-      const scene = new Scene();
-      const done: string[] = [];
-      try {
-        scene.host.run(true);
-        scene.talk(true);
-        scene.peerConnects();
-        scene.peerConnects();
-        scene.peerSends();
-        scene.host.settle();
-        for (const [name, run] of list) {
-          done.push(name);
-          run(scene);
-          if (!scene.host.connected) scene.host.connect();
+Deno.test(
+  "moves in any order",
+  quietly(() => {
+    new Scene().close(); // whatever is loaded once
+    fc.assert(
+      fc.property(fc.array(steps, { maxLength: 40 }), (list) => {
+        const scene = new Scene();
+        const done: string[] = [];
+        try {
+          scene.host.run(true);
+          scene.talk(true);
+          scene.peerConnects();
+          scene.peerConnects();
+          scene.peerSends();
+          scene.host.settle();
+          for (const [name, run] of list) {
+            done.push(name);
+            run(scene);
+            if (!scene.host.connected) scene.host.connect();
+          }
+          done.push("the next guest");
+          scene.serveNext();
+        } catch (error) {
+          throw new Error(`${done.join("\n")}\n${(error as Error).stack}`);
+        } finally {
+          scene.close();
         }
-        done.push("the next guest");
-        scene.serveNext();
-      } catch (error) {
-        throw new Error(`${done.join("\n")}\n${(error as Error).stack}`);
-      } finally {
-        scene.close();
-      }
-      assertEquals(openDescriptors() - scene.before, 0, "descriptors lost");
-    }),
-    { numRuns: RUNS },
-  );
-});
+        assertEquals(openDescriptors() - scene.before, 0, "descriptors lost");
+      }),
+      { numRuns: RUNS },
+    );
+  }),
+);

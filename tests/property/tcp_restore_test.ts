@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { FLOW_WORDS, FlowWord } from "../../src/flow/table.ts";
 import { TcpState } from "../../src/flow/tcp/layout.ts";
 import type { MovedTcp } from "../../src/wire/state/model.ts";
+import { quietly } from "../support/quiet.ts";
 import { type Moved, repair, restore, save } from "../support/tcp_move.ts";
 import { pattern, TcpWorld } from "../support/tcp_world.ts";
 
@@ -50,33 +51,36 @@ const changes = fc.record({
   flags: fc.integer({ min: 0, max: 0xffff }),
 });
 
-Deno.test("whatever a stream says of a connection, restoring it does no harm", () => {
-  const world = new TcpWorld();
-  try {
-    const { host } = world.connect();
-    const { entries, records: [record] } = save(world);
-    world.path.tcp.discard();
-    fc.assert(
-      fc.property(changes, ({ record: changed, words, state, flags }) => {
-        const moved: Moved = {
-          entries: entries.slice(),
-          records: [{ ...record, ...changed }],
-        };
-        moved.entries[0] = 1 | (state << 8) | (flags << 16);
-        for (const [at, value] of words) moved.entries[at] = value;
-        restore(world, moved);
-        world.path.tcp.thaw(repair);
-        world.advance(70_000);
-        // Closed in repair mode, so that the next one can have the address.
-        world.path.tcp.freeze(repair);
-        world.path.tcp.discard();
-        world.path.dropAll();
-        assertEquals(world.flows, 0);
-      }),
-      { numRuns: 300 },
-    );
-    host.reset();
-  } finally {
-    world.close();
-  }
-});
+Deno.test(
+  "whatever a stream says of a connection, restoring it does no harm",
+  quietly(() => {
+    const world = new TcpWorld();
+    try {
+      const { host } = world.connect();
+      const { entries, records: [record] } = save(world);
+      world.path.tcp.discard();
+      fc.assert(
+        fc.property(changes, ({ record: changed, words, state, flags }) => {
+          const moved: Moved = {
+            entries: entries.slice(),
+            records: [{ ...record, ...changed }],
+          };
+          moved.entries[0] = 1 | (state << 8) | (flags << 16);
+          for (const [at, value] of words) moved.entries[at] = value;
+          restore(world, moved);
+          world.path.tcp.thaw(repair);
+          world.advance(70_000);
+          // Closed in repair mode, so that the next one can have the address.
+          world.path.tcp.freeze(repair);
+          world.path.tcp.discard();
+          world.path.dropAll();
+          assertEquals(world.flows, 0);
+        }),
+        { numRuns: 300 },
+      );
+      host.reset();
+    } finally {
+      world.close();
+    }
+  }),
+);
