@@ -20,7 +20,9 @@ import type { SharedParts } from "../mesh/shared.ts";
 import type { GuestMemory } from "../virtio/guest_memory.ts";
 import { completeChecksum } from "../virtio/net_header.ts";
 import type { Pcap } from "../virtio/pcap.ts";
+import { PackedQueue } from "../virtio/packed_queue.ts";
 import { SplitQueue } from "../virtio/split_queue.ts";
+import type { Virtqueue } from "../virtio/virtqueue.ts";
 import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
@@ -85,8 +87,8 @@ export class DataPath implements FlowContext {
   /** A ring's contents made no sense: its queue is stopped. */
   onBroken: (queue: number) => void = () => {};
 
-  readonly #rx: SplitQueue;
-  readonly #tx: SplitQueue;
+  #rx: Virtqueue;
+  #tx: Virtqueue;
   readonly #rings: (Vring | undefined)[] = [undefined, undefined];
   readonly #kickFds = [NO_FD, NO_FD];
   readonly #arp: Arp;
@@ -164,7 +166,7 @@ export class DataPath implements FlowContext {
   /** Starts a ring: index 0 is the guest's receive ring, 1 its transmit ring. */
   startQueue(ring: Vring): void {
     const which = ring.index & 1;
-    const queue = which === RX ? this.#rx : this.#tx;
+    const queue = this.#replaceQueue(which, ring.packed);
     this.#rings[which] = ring;
     queue.start({ ...ring, eventIdx: this.#eventIdx });
     if (ring.kickFd !== NO_FD) {
@@ -180,7 +182,15 @@ export class DataPath implements FlowContext {
     this.kicked(which);
   }
 
-  /** Stops a ring; returns the index of the first entry not used up. */
+  /** A queue for a ring of this form takes the place of the stopped one. */
+  #replaceQueue(which: number, packed: boolean): Virtqueue {
+    const queue = packed ? new PackedQueue(this.memory) : new SplitQueue(this.memory);
+    if (which === RX) this.#rx = this.sink.queue = queue;
+    else this.#tx = this.source.queue = queue;
+    return queue;
+  }
+
+  /** Stops a ring; returns the base index of what was not used up. */
   stopQueue(index: number): number {
     const which = index & 1;
     if (which === TX) this.#flushSource();

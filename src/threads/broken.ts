@@ -9,7 +9,7 @@ export function reportBroken(
   log: SessionLog,
 ): void {
   log.warn(
-    `queue ${queue}: the available index or a descriptor number is beyond the ring's ` +
+    `queue ${queue}: an index, a descriptor number or a chain goes beyond the ring's ` +
       `${ring?.size ?? 0} entries; the queue stands still until the driver resets it`,
   );
   if (ring !== undefined && ring.errFd !== NO_FD) eventfdWrite(ring.errFd);

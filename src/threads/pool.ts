@@ -178,8 +178,8 @@ export class ThreadPool {
 
 /** A ring without what the session keeps for itself. */
 function plain(ring: Vring): Vring {
-  const { index, size, descOffset, availOffset, usedOffset, baseIndex } = ring;
+  const { packed, index, size, descOffset, availOffset, usedOffset, baseIndex } = ring;
   const { kickFd, callFd, errFd, enabled, usedLogAddress } = ring;
-  const place = { index, size, descOffset, availOffset, usedOffset, baseIndex };
+  const place = { packed, index, size, descOffset, availOffset, usedOffset, baseIndex };
   return { ...place, kickFd, callFd, errFd, enabled, usedLogAddress };
 }

@@ -1,5 +1,6 @@
 /** What a vhost-user session drives: the device, in terms of rings and settings. */
 import type { GuestMemory } from "../virtio/guest_memory.ts";
+import type { RingLayout } from "../virtio/virtqueue.ts";
 
 /** Features as two words: bits 0 to 31 and bits 32 to 63. */
 export interface FeatureBits {
@@ -11,20 +12,12 @@ export interface FeatureBits {
 export const NO_FD = -1;
 
 /**
- * A ring as the frontend set it up. Offsets are those of the guest memory's view; the
- * areas lie within one region each and are aligned (16 for descriptors, 2 for the
- * available ring, 4 for the used ring). Descriptors stay the session's, which closes
- * them.
+ * A ring as the frontend set it up. The areas lie within one region each and are aligned
+ * (16 for descriptors, 2 for the available ring, 4 for the used ring and for the event
+ * suppression areas of a packed ring). Descriptors stay the session's, which closes them.
  */
-export interface Vring {
+export interface Vring extends Omit<RingLayout, "eventIdx"> {
   readonly index: number;
-  /** Entries: a power of two up to 32768. */
-  readonly size: number;
-  readonly descOffset: number;
-  readonly availOffset: number;
-  readonly usedOffset: number;
-  /** Next available index to take. */
-  readonly baseIndex: number;
   /** Readable when the driver kicks; {@link NO_FD}: poll the ring. Non-blocking. */
   readonly kickFd: number;
   /** To be written to when the driver wants an interrupt, or {@link NO_FD}. */
@@ -33,8 +26,6 @@ export interface Vring {
   readonly errFd: number;
   /** While false, what the guest sends is discarded and it gets nothing. */
   readonly enabled: boolean;
-  /** Guest address of the used ring for the dirty log, -1 if it is not logged. */
-  readonly usedLogAddress: number;
 }
 
 /** Direction of a device's state (VhostDeviceStateDirection). */
@@ -76,7 +67,7 @@ export interface Backend {
    * before the memory or the ring's addresses change, and is then followed by
    * startQueue() with what was returned.
    *
-   * @returns index of the first available entry that was not used up
+   * @returns the base index of what was not used up, see {@link RingLayout}
    */
   stopQueue(index: number): number;
   /** `enabled`, `callFd` or `errFd` of a running ring changed; old ones get closed next. */

@@ -82,6 +82,8 @@ export const ProtocolFeature = {
 /** Feature bits of vhost, among those of the device: masks of the low word. */
 export const VHOST_F_LOG_ALL = 1 << 26;
 export const VHOST_USER_F_PROTOCOL_FEATURES = 1 << 30;
+/** VIRTIO_F_RING_PACKED, a mask of the high word. */
+export const RING_PACKED_HIGH = 1 << (34 - 32);
 
 /** Header: request, flags, size of the payload; 32 bits each. */
 export const HEADER_SIZE = 12;

@@ -23,6 +23,7 @@ import {
   REGION_HEADER_SIZE,
   REGION_SIZE,
   Request,
+  RING_PACKED_HIGH,
   u64Payload,
   VHOST_F_LOG_ALL,
   VHOST_USER_F_PROTOCOL_FEATURES,
@@ -117,6 +118,7 @@ function setFeatures(state: SessionState, payload: DataView): void {
     );
   }
   state.features = lo;
+  state.rings.packed = (hi & RING_PACKED_HIGH) !== 0;
   state.backend.memory.setLogging((lo & VHOST_F_LOG_ALL) !== 0);
   state.backend.setFeatures({ lo: lo & ~VHOST_USER_F_PROTOCOL_FEATURES, hi });
   // Old frontends know nothing of SET_VRING_ENABLE.

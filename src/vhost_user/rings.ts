@@ -9,12 +9,30 @@ import { type Backend, NO_FD, type SessionLog, type Vring } from "./backend.ts";
 import { ProtocolError, type VringAddresses } from "./message.ts";
 
 const MAX_RING_SIZE = 32768;
-/** Alignment that virtio 1.3, 2.7 demands of each area. */
 const DESC_ALIGN = 16;
-const AVAIL_ALIGN = 2;
-const USED_ALIGN = 4;
+const DESC_SIZE = 16;
+/** Event suppression structure of a packed ring (virtio 1.3, 2.8.10). */
+const EVENT_SIZE = 4;
+/** Of the 16 bits for a place in a packed ring; the uppermost is its wrap counter. */
+const PLACE_MASK = 0x7fff;
+
+/** Bytes and alignment that the areas after the descriptors have. */
+interface Areas {
+  readonly avail: number;
+  readonly availAlign: number;
+  readonly used: number;
+  readonly usedAlign: number;
+}
+
+/** As virtio 1.3, 2.7 and 2.8 have it. */
+function areasOf(packed: boolean, size: number): Areas {
+  return packed
+    ? { avail: EVENT_SIZE, availAlign: 4, used: EVENT_SIZE, usedAlign: 4 }
+    : { avail: 6 + 2 * size, availAlign: 2, used: 6 + 8 * size, usedAlign: 4 };
+}
 
 class Ring implements Vring {
+  packed = false;
   size = 0;
   descOffset = -1;
   availOffset = -1;
@@ -39,6 +57,8 @@ export class Rings {
   readonly #backend: Backend;
   readonly #log: SessionLog;
   readonly #rings: readonly Ring[];
+  /** VIRTIO_F_RING_PACKED is negotiated: the form of rings that start from now on. */
+  packed = false;
 
   constructor(backend: Backend, log: SessionLog) {
     this.#backend = backend;
@@ -62,19 +82,32 @@ export class Rings {
   /** SET_VRING_NUM. */
   setSize(index: number, size: number): void {
     const ring = this.#ring(index);
-    if (size < 1 || size > MAX_RING_SIZE || (size & (size - 1)) !== 0) {
+    if (!this.#canBe(size)) {
+      const kind = this.packed ? "a number" : "a power of two";
       throw new ProtocolError(
-        `ring ${index}: ${size} entries, expected a power of two up to ${MAX_RING_SIZE}`,
+        `ring ${index}: ${size} entries, expected ${kind} up to ${MAX_RING_SIZE}`,
       );
     }
     this.#stopForSetup(ring);
     ring.size = size;
   }
 
-  /** SET_VRING_BASE: the next available index to take. */
+  /** Whether a ring can have as many entries; packed ones need no power of two (2.8). */
+  #canBe(size: number): boolean {
+    return size >= 1 && size <= MAX_RING_SIZE &&
+      (this.packed || (size & (size - 1)) === 0);
+  }
+
+  /** Whether the places in a base index are in the ring. */
+  #canStartAt(base: number, size: number): boolean {
+    if (!this.packed) return base <= 0xffff;
+    return (base & PLACE_MASK) < size && ((base >>> 16) & PLACE_MASK) < size;
+  }
+
+  /** SET_VRING_BASE: where to go on; see RingLayout for what it means. */
   setBase(index: number, base: number): void {
     const ring = this.#ring(index);
-    if (base > 0xffff) {
+    if (base > 0xffff && !this.packed) {
       throw new ProtocolError(`ring ${index}: starts at ${base}, expected 16 bits`);
     }
     this.#stopForSetup(ring);
@@ -97,9 +130,8 @@ export class Rings {
   setAddresses(index: number, addresses: VringAddresses): void {
     const ring = this.#ring(index);
     const { desc, avail, used } = addresses;
-    if (
-      desc % DESC_ALIGN !== 0 || avail % AVAIL_ALIGN !== 0 || used % USED_ALIGN !== 0
-    ) {
+    const { availAlign, usedAlign } = areasOf(this.packed, ring.size);
+    if (desc % DESC_ALIGN !== 0 || avail % availAlign !== 0 || used % usedAlign !== 0) {
       throw new ProtocolError(`ring ${index}: addresses are not aligned`);
     }
     const hasMemory = this.#backend.memory.regions.length > 0;
@@ -115,17 +147,18 @@ export class Rings {
   #locate(addresses: VringAddresses, size: number) {
     const { desc, avail, used } = addresses;
     const memory = this.#backend.memory;
-    const descOffset = memory.translateUser(desc, 16 * size);
-    const availOffset = memory.translateUser(avail, 6 + 2 * size);
-    const usedOffset = memory.translateUser(used, 6 + 8 * size);
+    const areas = areasOf(this.packed, size);
+    const descOffset = memory.translateUser(desc, DESC_SIZE * size);
+    const availOffset = memory.translateUser(avail, areas.avail);
+    const usedOffset = memory.translateUser(used, areas.used);
     // Regions need not be aligned themselves, so that the offsets are judged as well.
     const usable = descOffset >= 0 && availOffset >= 0 && usedOffset >= 0 &&
-      descOffset % DESC_ALIGN === 0 && availOffset % AVAIL_ALIGN === 0 &&
-      usedOffset % USED_ALIGN === 0;
+      descOffset % DESC_ALIGN === 0 && availOffset % areas.availAlign === 0 &&
+      usedOffset % areas.usedAlign === 0;
     return usable ? { descOffset, availOffset, usedOffset } : undefined;
   }
 
-  /** GET_VRING_BASE: stops the ring; returns its next available index. */
+  /** GET_VRING_BASE: stops the ring; returns where it would have to go on. */
   stop(index: number): number {
     const ring = this.#ring(index);
     this.#stop(ring);
@@ -212,6 +245,7 @@ export class Rings {
 
   /** RESET_DEVICE: as at first, but interrupts stay where the frontend wants them. */
   reset(): void {
+    this.packed = false;
     for (const ring of this.#rings) {
       this.#stop(ring);
       ring.enabled = false;
@@ -252,13 +286,21 @@ export class Rings {
 
   #suspend(ring: Ring): void {
     if (!ring.running) return;
-    ring.baseIndex = this.#backend.stopQueue(ring.index) & 0xffff;
+    const base = this.#backend.stopQueue(ring.index);
+    ring.baseIndex = ring.packed ? base : base & 0xffff;
     ring.running = false;
   }
 
   #start(ring: Ring): void {
     if (ring.running || !ring.kickSet || ring.size === 0) return;
     if (ring.addresses === undefined) return;
+    if (!this.#canBe(ring.size) || !this.#canStartAt(ring.baseIndex, ring.size)) {
+      this.#log.warn(
+        `ring ${ring.index} cannot have ${ring.size} entries and start at ` +
+          `0x${ring.baseIndex.toString(16)}: it does not run`,
+      );
+      return;
+    }
     const place = this.#locate(ring.addresses, ring.size);
     if (place === undefined) {
       this.#log.info(`ring ${ring.index} waits for memory that holds it`);
@@ -268,6 +310,7 @@ export class Rings {
     ring.availOffset = place.availOffset;
     ring.usedOffset = place.usedOffset;
     ring.usedLogAddress = ring.addresses.log;
+    ring.packed = this.packed;
     ring.running = true;
     this.#backend.startQueue(ring);
   }

@@ -48,6 +48,8 @@ export const NetFeature = {
 /** Bits from 32 on, counted from 32. */
 export const NetFeatureHigh = {
   version1: 0,
+  ringPacked: 2,
+  inOrder: 3,
   guestUso4: 22,
   guestUso6: 23,
   hostUso: 24,

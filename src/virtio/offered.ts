@@ -30,6 +30,7 @@ const FASTER: readonly number[] = [
  * frames since Linux 4.14.
  */
 const FASTER_HIGH: readonly number[] = [
+  NetFeatureHigh.ringPacked,
   NetFeatureHigh.guestUso4,
   NetFeatureHigh.guestUso6,
   NetFeatureHigh.hostUso,

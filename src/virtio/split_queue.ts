@@ -9,6 +9,7 @@
  */
 import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 import {
+  appendPieces,
   CHAIN_BAD,
   MAX_SEGMENTS,
   QUEUE_BROKEN,
@@ -185,30 +186,10 @@ export class SplitQueue implements Virtqueue {
     return false;
   }
 
-  /** Appends one descriptor's memory, in pieces where it crosses adjacent regions. */
   #append(address: number, length: number, into: Segments): boolean {
-    if (length === 0 || length > 0x7fff_ffff - this.chainLength) return false;
-    if (address >= Number.MAX_SAFE_INTEGER - 0x1_0000_0000) return false;
-    this.chainLength += length;
-    let left = length;
-    let from = address;
-    while (left > 0) {
-      if (into.count >= into.length.length) return false;
-      let piece = left;
-      let offset = this.#memory.translate(from, piece);
-      if (offset < 0) {
-        piece = this.#memory.contiguous(from);
-        if (piece <= 0) return false;
-        if (piece > left) piece = left;
-        offset = this.#memory.translate(from, piece);
-        if (offset < 0) return false;
-      }
-      into.offset[into.count] = offset;
-      into.length[into.count] = piece;
-      into.count++;
-      from += piece;
-      left -= piece;
-    }
+    const total = appendPieces(this.#memory, address, length, into, this.chainLength);
+    if (total < 0) return false;
+    this.chainLength = total;
     return true;
   }
 
@@ -269,7 +250,12 @@ export class SplitQueue implements Virtqueue {
       Atomics.store(this.#used16, 0, 0);
       this.#logUsedWord(0);
     }
-    return Atomics.load(this.#avail, 1) !== this.#seen;
+    const available = Atomics.load(this.#avail, 1);
+    if (available === this.#seen) return false;
+    // Seen from now on, taken or not: the caller is not told of the same again.
+    const ready = (available - this.#next) & 0xffff;
+    this.#seen = ready <= this.#size ? available : this.#next; // take() says it's broken
+    return true;
   }
 
   /** Tells the driver that notifications are not needed for now. */

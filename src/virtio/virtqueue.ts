@@ -3,6 +3,7 @@
  * chains are taken in order, used in the same order, and either side says when it wants to
  * be notified.
  */
+import type { GuestMemory } from "./guest_memory.ts";
 
 /** Descriptors in one chain at most, however large the ring: what one sendmsg takes. */
 export const MAX_SEGMENTS = 1024;
@@ -14,6 +15,8 @@ export const QUEUE_BROKEN = -2;
 
 /** Where a ring lies, in offsets of the guest memory's view; checked by the caller. */
 export interface RingLayout {
+  /** VIRTIO_F_RING_PACKED was negotiated. */
+  readonly packed: boolean;
   /** Entries: up to 32768, and a power of two if the ring is split. */
   readonly size: number;
   /** The descriptors; the other areas are called as in a split ring. */
@@ -30,7 +33,10 @@ export interface RingLayout {
   readonly baseIndex: number;
   /** VIRTIO_RING_F_EVENT_IDX was negotiated. */
   readonly eventIdx: boolean;
-  /** Guest address of the used ring for dirty logging, or -1 if it is not logged. */
+  /**
+   * Guest address of the used ring for dirty logging, or -1 if it is not logged. Of a
+   * packed ring it says no more than that, as descriptors are written to as well.
+   */
   readonly usedLogAddress: number;
 }
 
@@ -40,6 +46,44 @@ export class Segments {
   readonly offset: Float64Array = new Float64Array(2 * MAX_SEGMENTS);
   readonly length: Int32Array = new Int32Array(2 * MAX_SEGMENTS);
   count = 0;
+}
+
+/**
+ * Appends one descriptor's memory, in pieces where it crosses adjacent regions.
+ *
+ * @param before bytes of the chain so far
+ * @returns bytes of the chain from now on, or -1 if it cannot be: it is empty, lies
+ *   outside guest memory, or makes the chain too long
+ */
+export function appendPieces(
+  memory: GuestMemory,
+  address: number,
+  length: number,
+  into: Segments,
+  before: number,
+): number {
+  if (length === 0 || length > 0x7fff_ffff - before) return -1;
+  if (address >= Number.MAX_SAFE_INTEGER - 0x1_0000_0000) return -1;
+  let left = length;
+  let from = address;
+  while (left > 0) {
+    if (into.count >= into.length.length) return -1;
+    let piece = left;
+    let offset = memory.translate(from, piece);
+    if (offset < 0) {
+      piece = memory.contiguous(from);
+      if (piece <= 0) return -1;
+      if (piece > left) piece = left;
+      offset = memory.translate(from, piece);
+      if (offset < 0) return -1;
+    }
+    into.offset[into.count] = offset;
+    into.length[into.count] = piece;
+    into.count++;
+    from += piece;
+    left -= piece;
+  }
+  return before + length;
 }
 
 export interface Virtqueue {

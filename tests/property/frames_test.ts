@@ -6,6 +6,7 @@ import { IovecArray } from "../../ffi/iovec.ts";
 import { FrameSink } from "../../src/virtio/frame_sink.ts";
 import { FRAME, FrameSource, NO_FRAME } from "../../src/virtio/frame_source.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { PackedQueue } from "../../src/virtio/packed_queue.ts";
 import { SplitQueue } from "../../src/virtio/split_queue.ts";
 import { GuestRam, MockDriver, NET_HEADER } from "../support/mock_driver.ts";
 import { referenceSum } from "../support/reference_checksum.ts";
@@ -20,11 +21,21 @@ interface Parts {
   readonly ram: GuestRam;
 }
 
+/** Runs `body` on rings of either form. */
 function withDriver(mergeable: boolean, body: (parts: Parts) => void): void {
+  for (const packed of [false, true]) onRings(packed, mergeable, body);
+}
+
+function onRings(
+  packed: boolean,
+  mergeable: boolean,
+  body: (parts: Parts) => void,
+): void {
   const ram = new GuestRam(memory);
   try {
-    const driver = new MockDriver(ram, mergeable, 64);
-    const [tx, rx] = [new SplitQueue(memory), new SplitQueue(memory)];
+    const driver = new MockDriver(ram, mergeable, 64, { packed, start: 60 });
+    const Queue = packed ? PackedQueue : SplitQueue;
+    const [tx, rx] = [new Queue(memory), new Queue(memory)];
     tx.start(driver.tx.layout);
     rx.start(driver.rx.layout);
     const source = new FrameSource(memory, tx);

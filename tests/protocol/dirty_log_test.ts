@@ -37,17 +37,21 @@ const INDIRECT = 2 ** 28;
 const EVENT_IDX = 2 ** 29;
 const PROTOCOL_FEATURES = 2 ** 30;
 const VERSION_1 = 2 ** 32;
+const RING_PACKED = 2 ** 34;
 
-function shapeOf(random: Random): Shape {
+function shapeOf(random: Random, packed: boolean): Shape {
   const mergeable = random.chance(60);
   const eventIdx = random.chance(50);
   const large = random.chance(50) ? GUEST_CSUM + GUEST_TSO : 0;
   return {
     features: VERSION_1 + PROTOCOL_FEATURES + INDIRECT + HOST_TSO + large +
-      (mergeable ? MERGEABLE : 0) + (eventIdx ? EVENT_IDX : 0),
+      (mergeable ? MERGEABLE : 0) + (eventIdx ? EVENT_IDX : 0) +
+      (packed ? RING_PACKED : 0),
     mergeable,
     eventIdx,
-    ringSize: 64 << random.below(3),
+    // A packed ring has any size.
+    ringSize: (64 << random.below(3)) - (packed ? 5 : 0),
+    packed,
   };
 }
 
@@ -324,10 +328,17 @@ const FORWARDS = [{
 /** The last ones found a damaged datagram in a buffer before a shorter one that was good. */
 const SEEDS = [1, 2, 3, 4, 5, 6, 7, 8, 122, 176, 212, 322];
 
-for (const seed of SEEDS) {
-  Deno.test(`what the device writes is in the dirty log, seed ${seed}`, () => {
+const PACKED_SEEDS = [1, 2, 3, 4, 5, 6];
+const RUNS = [
+  ...SEEDS.map((seed) => ({ seed, packed: false })),
+  ...PACKED_SEEDS.map((seed) => ({ seed, packed: true })),
+];
+
+for (const { seed, packed } of RUNS) {
+  const form = packed ? "packed" : "split";
+  Deno.test(`what the device writes is in the dirty log, ${form} rings, seed ${seed}`, () => {
     const random = new Random(seed);
-    const world = new DirtyWorld(random, shapeOf(random), { forwards: FORWARDS });
+    const world = new DirtyWorld(random, shapeOf(random, packed), { forwards: FORWARDS });
     try {
       world.setLogging(true);
       acrossRegions(world);

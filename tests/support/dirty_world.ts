@@ -25,7 +25,7 @@ import {
   u64,
   vringAddress,
 } from "./frontend.ts";
-import { type DriverRing, GuestRam, MockDriver, type RamRegion } from "./mock_driver.ts";
+import { GuestRam, type GuestRing, MockDriver, type RamRegion } from "./mock_driver.ts";
 import { LogLines } from "./vhost_session.ts";
 
 const PAGE = 4096;
@@ -105,6 +105,7 @@ export interface Shape {
   readonly mergeable: boolean;
   readonly eventIdx: boolean;
   readonly ringSize: number;
+  readonly packed: boolean;
 }
 
 let frontendMemory: GuestMemory | undefined;
@@ -140,9 +141,13 @@ export class DirtyWorld {
     device.onReceiving = (on) => on ? this.#forwarder.resume() : this.#forwarder.pause();
     this.#forwarder.open();
     this.ram = new ScatteredRam(frontendMemory, random);
-    const { mergeable, eventIdx, ringSize } = shape;
+    const { mergeable, eventIdx, ringSize, packed } = shape;
     const start = random.chance(50) ? 65536 - random.below(100) - 1 : 0;
-    this.driver = new MockDriver(this.ram, mergeable, ringSize, { eventIdx, start });
+    this.driver = new MockDriver(this.ram, mergeable, ringSize, {
+      eventIdx,
+      start,
+      packed,
+    });
     this.#before = REGIONS.map(({ size }) => new Int32Array(size / 4));
     this.#kicks = this.#fds.events(2);
     const folder = Deno.makeTempDirSync();
@@ -151,7 +156,7 @@ export class DirtyWorld {
     this.#session = new Session(listener.accept(null), device, this.#lines);
     listener.close();
     Deno.removeSync(folder);
-    this.#setUp(start);
+    this.#setUp();
   }
 
   #ask(request: number, bytes?: Uint8Array, options?: SendOptions): Uint8Array {
@@ -167,7 +172,7 @@ export class DirtyWorld {
     assertEquals(asU64(this.#ask(request, bytes, { fds })), 0, this.#lines.lines.join());
   }
 
-  #setUp(start: number): void {
+  #setUp(): void {
     this.#frontend.send(16, u64(PROTOCOL));
     this.#must(2, u64(this.shape.features));
     let offset = 0;
@@ -182,7 +187,7 @@ export class DirtyWorld {
     );
     for (const [index, ring] of this.#rings.entries()) {
       this.#must(8, state(index, ring.size));
-      this.#must(10, state(index, start));
+      this.#must(10, state(index, ring.layout.baseIndex));
       this.#setAddress(index, 0);
       this.#must(12, u64(index), [this.#kicks[index]]);
       this.#must(13, u64(index), [this.#fds.event()]);
@@ -191,7 +196,7 @@ export class DirtyWorld {
   }
 
   /** The receive ring is the first. */
-  get #rings(): DriverRing[] {
+  get #rings(): GuestRing[] {
     return [this.driver.rx, this.driver.tx];
   }
 
@@ -210,6 +215,9 @@ export class DirtyWorld {
     };
     const log = layout.usedLogAddress;
     this.ram.allow(log, used.byteLength);
+    if (this.shape.packed) {
+      this.ram.allow(user(descriptors) - 0x7f00_0000_0000, descriptors.byteLength);
+    }
     this.#must(
       9,
       vringAddress(index, user(descriptors), user(used), user(available), flags, log),

@@ -1,11 +1,13 @@
 /**
  * The guest's side of split rings (virtio 1.3, section 2.7), written from the
- * specification alone: guest memory in a memfd, descriptor tables, the available ring.
+ * specification alone: guest memory in a memfd, descriptor tables, the available ring; and
+ * a network driver on rings of either form.
  * Nothing of the device's code is used here, so that each is a check of the other.
  */
 import { memfdCreate } from "../../ffi/memory.ts";
 import { close } from "../../ffi/event.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { PackedDriverRing } from "./packed_driver.ts";
 import type { RingLayout } from "../../src/virtio/virtqueue.ts";
 
 export const DESC_F_NEXT = 1;
@@ -91,13 +93,42 @@ export interface Used {
 }
 
 export interface RingOptions {
+  readonly packed?: boolean;
   readonly eventIdx?: boolean;
   /** Value of all indexes at the start, to reach their wrap-around. */
   readonly start?: number;
 }
 
-/** The driver's side of one ring. */
-export class DriverRing {
+/** The driver's side of a ring of either form. */
+export interface GuestRing {
+  readonly size: number;
+  readonly layout: RingLayout;
+  /** Descriptor area, driver area, device area. */
+  readonly descriptors: DataView;
+  readonly available: DataView;
+  readonly used: DataView;
+  /** Descriptors that no chain holds. */
+  readonly free: number;
+  /** Equal to each other once the device has used all that was made available. */
+  readonly next: number;
+  readonly seen: number;
+  /**
+   * Makes a chain available; returns what it will be called when it is used.
+   *
+   * @param indirect puts it into a table of its own
+   */
+  offer(pieces: readonly Piece[], writable: boolean, indirect?: boolean): number;
+  /** What was used since the last call; its descriptors are free again. */
+  reap(): Used[];
+  /** What the device reads to decide on notifications. */
+  setUsedEvent(index: number): void;
+  setNoInterrupt(set: boolean): void;
+  /** Whether the device wants to be told of what was made available since last asked. */
+  needsKick(): boolean;
+}
+
+/** The driver's side of one split ring. */
+export class DriverRing implements GuestRing {
   readonly descriptors: DataView;
   readonly available: DataView;
   readonly used: DataView;
@@ -108,6 +139,8 @@ export class DriverRing {
   /** Index of the next entry that will be made available, and of the next used one. */
   next: number;
   seen: number;
+  /** Index up to which the device has been told, or need not be. */
+  #told: number;
 
   constructor(readonly ram: GuestRam, readonly size: number, options: RingOptions = {}) {
     const { eventIdx = false, start = 0 } = options;
@@ -117,11 +150,12 @@ export class DriverRing {
     this.descriptors = ram.view(desc, size * DESC_SIZE);
     this.available = ram.view(avail, 6 + 2 * size);
     this.used = ram.view(used, 6 + 8 * size);
-    this.next = this.seen = start;
+    this.next = this.seen = this.#told = start;
     this.available.setUint16(2, start, true);
     this.used.setUint16(2, start, true);
     this.#free = Array.from({ length: size }, (_, i) => size - 1 - i);
     this.layout = {
+      packed: false,
       size,
       descOffset: ram.memory.translate(desc, 1),
       availOffset: ram.memory.translate(avail, 1),
@@ -132,7 +166,6 @@ export class DriverRing {
     };
   }
 
-  /** Descriptors that no chain holds. */
   get free(): number {
     return this.#free.length;
   }
@@ -152,11 +185,7 @@ export class DriverRing {
     table.setUint16(at + 14, next, true);
   }
 
-  /**
-   * Makes a chain available; returns its head.
-   *
-   * @param indirect puts it into a table of its own (2.7.5.3)
-   */
+  /** Makes a chain available; returns its head. Indirect: 2.7.5.3. */
   offer(pieces: readonly Piece[], writable: boolean, indirect = false): number {
     const head = indirect ? this.#indirect(pieces, writable) : this.#chain(
       this.descriptors,
@@ -201,7 +230,6 @@ export class DriverRing {
     return index;
   }
 
-  /** Used entries since the last call; their descriptors are free again. */
   reap(): Used[] {
     const found: Used[] = [];
     const end = this.used.getUint16(2, true);
@@ -217,7 +245,7 @@ export class DriverRing {
     return found;
   }
 
-  /** What the device reads to decide on notifications (2.7.6, 2.7.7). */
+  /** See 2.7.6 and 2.7.7. */
   setUsedEvent(index: number): void {
     this.available.setUint16(4 + 2 * this.size, index & 0xffff, true);
   }
@@ -231,12 +259,20 @@ export class DriverRing {
   get noNotify(): boolean {
     return (this.used.getUint16(0, true) & 1) !== 0;
   }
+
+  needsKick(): boolean {
+    let passed = false;
+    for (; this.#told !== this.next; this.#told = (this.#told + 1) & 0xffff) {
+      passed ||= this.layout.eventIdx ? this.availEvent === this.#told : !this.noNotify;
+    }
+    return passed;
+  }
 }
 
 /** A network driver: frames into the transmit ring, buffers into the receive ring. */
 export class MockDriver {
-  readonly tx: DriverRing;
-  readonly rx: DriverRing;
+  readonly tx: GuestRing;
+  readonly rx: GuestRing;
   readonly #buffers = new Map<number, Piece[]>();
 
   /** @param mergeable several buffers may make up one frame (VIRTIO_NET_F_MRG_RXBUF) */
@@ -246,8 +282,9 @@ export class MockDriver {
     size = 256,
     options: RingOptions = {},
   ) {
-    this.tx = new DriverRing(ram, size, options);
-    this.rx = new DriverRing(ram, size, options);
+    const Ring = options.packed === true ? PackedDriverRing : DriverRing;
+    this.tx = new Ring(ram, size, options);
+    this.rx = new Ring(ram, size, options);
   }
 
   /**

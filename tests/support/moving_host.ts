@@ -30,7 +30,7 @@ import {
   u64,
   vringAddress,
 } from "./frontend.ts";
-import { type DriverRing, GuestRam, MockDriver } from "./mock_driver.ts";
+import { GuestRam, type GuestRing, MockDriver } from "./mock_driver.ts";
 import { LogLines } from "./vhost_session.ts";
 
 const RAM = { address: 0x10_0000, size: 0x100_0000 };
@@ -185,7 +185,7 @@ export class MovingHost {
     }
   }
 
-  #ring(index: number): DriverRing {
+  #ring(index: number): GuestRing {
     return index === 0 ? this.driver.rx : this.driver.tx;
   }
 

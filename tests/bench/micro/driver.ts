@@ -49,6 +49,7 @@ class Ring {
     this.used32 = new Uint32Array(buffer, usedOffset, size * 2 + 1);
     for (let i = 0; i < size; i++) this.avail[2 + i] = i;
     this.vring = {
+      packed: false,
       index,
       size,
       descOffset,
