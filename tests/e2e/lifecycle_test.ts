@@ -1,5 +1,5 @@
 /** Guests that reboot, drivers that reset, a QEMU that dies: the same vuelo serves on. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { exercise } from "../support/exercise.ts";
 import { type Case, configure, e2e, World } from "../support/lab.ts";
 import { ordinaryUser } from "../support/lab_user.ts";
@@ -58,6 +58,14 @@ async function qemuDies(world: World): Promise<void> {
   await until("the dead leave nothing open", () => backend.descriptors() <= before);
 }
 
+/** The driver has agreed to packed rings: bit 34 of the features, of which the first is 0. */
+async function usesPackedRings({ guest, backend }: World): Promise<void> {
+  const path = "/sys/class/net/eth0/device/features";
+  assertEquals((await guest.shell(`cat ${path}`)).charAt(34), "1");
+  if (!IS_VUELO) return;
+  assertMatch(backend.process.output, /features accepted: 0000000[5-7d-f]/);
+}
+
 const cases: Case[] = [
   { name: "the first boot", run: works },
   { name: "the guest reboots", run: (world) => reboots(world, "guest") },
@@ -79,6 +87,23 @@ const cases: Case[] = [
 ];
 
 e2e("One vuelo, many lives of a guest", { guest: {} }, cases);
+
+e2e("The same with packed rings", {
+  guest: { device: "packed=on" },
+  backend: { args: ["-d"] },
+}, [
+  { name: "the driver uses packed rings", run: usesPackedRings },
+  ...cases.filter(({ name }) => !/once more|is reset/.test(name)),
+]);
+
+e2e("Packed rings of the plainest kind", {
+  guest: { device: "packed=on,event_idx=off,indirect_desc=off,mrg_rxbuf=off" },
+  backend: { args: ["-d"] },
+}, [
+  { name: "the driver uses packed rings", run: usesPackedRings },
+  { name: "the first boot", run: works },
+  { name: "the guest reboots", run: (world) => reboots(world, "guest") },
+]);
 
 e2e("One-off", { guest: {}, backend: { args: ["--one-off"] } }, [
   {

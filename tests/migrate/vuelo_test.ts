@@ -5,6 +5,11 @@ import { migrations } from "../support/migrate_suite.ts";
 const VUELO: HypervisorOptions = { kind: "vuelo", helper: "none" };
 
 migrations("vuelo to vuelo", { from: VUELO, to: VUELO });
+migrations("vuelo to vuelo, packed rings", {
+  from: VUELO,
+  to: VUELO,
+  device: "packed=on",
+}, ["watched", "bulk-both-ipv4", "200", "udp", "ping", "cancel-late", "ten-times"]);
 migrations("vuelo to vuelo, MTU 1500", { from: VUELO, to: VUELO, mtu: 1500 }, [
   "watched",
   "bulk-both-ipv4",

@@ -19,6 +19,8 @@ export interface MigrationWorldOptions {
   readonly to: HypervisorOptions;
   /** Of the wires. */
   readonly mtu?: number;
+  /** Properties of the network device, such as "packed=on". */
+  readonly device?: string;
 }
 
 /** How one migration differs from the usual one. */
@@ -181,8 +183,8 @@ export class MigrationWorld {
 }
 
 /** The passt of trixie lacks a feature that vuelo always offers; QEMU can do without. */
-function deviceOf({ from, to }: MigrationWorldOptions): string | undefined {
-  return [from, to].some(({ kind }) => kind === "passt") ? "guest_csum=off" : undefined;
+function deviceOf({ from, to, device }: MigrationWorldOptions): string | undefined {
+  return [from, to].some(({ kind }) => kind === "passt") ? "guest_csum=off" : device;
 }
 
 async function startGuest(
