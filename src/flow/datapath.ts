@@ -18,11 +18,9 @@ import { FrameSink } from "../virtio/frame_sink.ts";
 import type { Mesh } from "../mesh/mesh.ts";
 import type { SharedParts } from "../mesh/shared.ts";
 import type { GuestMemory } from "../virtio/guest_memory.ts";
+import { makeQueue } from "../virtio/make_queue.ts";
 import { completeChecksum } from "../virtio/net_header.ts";
 import type { Pcap } from "../virtio/pcap.ts";
-import { PackedQueue } from "../virtio/packed_queue.ts";
-import { SplitQueue } from "../virtio/split_queue.ts";
-import type { Virtqueue } from "../virtio/virtqueue.ts";
 import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
@@ -87,8 +85,6 @@ export class DataPath implements FlowContext {
   /** A ring's contents made no sense: its queue is stopped. */
   onBroken: (queue: number) => void = () => {};
 
-  #rx: Virtqueue;
-  #tx: Virtqueue;
   readonly #rings: (Vring | undefined)[] = [undefined, undefined];
   readonly #kickFds = [NO_FD, NO_FD];
   readonly #arp: Arp;
@@ -114,10 +110,8 @@ export class DataPath implements FlowContext {
   ) {
     this.now = performance.now();
     this.mtu = config.mtu === 0 ? 1500 : config.mtu;
-    this.#rx = new SplitQueue(memory);
-    this.#tx = new SplitQueue(memory);
-    this.source = new FrameSource(memory, this.#tx);
-    this.sink = new FrameSink(memory, this.#rx);
+    this.source = new FrameSource(memory, makeQueue(memory, false));
+    this.sink = new FrameSink(memory, makeQueue(memory, false));
     this.table = new FlowTable(maxFlows, threads?.shared.hashKey);
     this.sequenceKey = threads?.shared.sequenceKey ??
       crypto.getRandomValues(new Uint32Array(4));
@@ -160,13 +154,15 @@ export class DataPath implements FlowContext {
 
   /** Whether the guest can be sent frames. */
   get receiving(): boolean {
-    return this.#rx.running && this.#rings[RX]?.enabled === true;
+    return this.sink.queue.running && this.#rings[RX]?.enabled === true;
   }
 
   /** Starts a ring: index 0 is the guest's receive ring, 1 its transmit ring. */
   startQueue(ring: Vring): void {
     const which = ring.index & 1;
-    const queue = this.#replaceQueue(which, ring.packed);
+    const queue = makeQueue(this.memory, ring.packed);
+    if (which === RX) this.sink.queue = queue;
+    else this.source.queue = queue;
     this.#rings[which] = ring;
     queue.start({ ...ring, eventIdx: this.#eventIdx });
     if (ring.kickFd !== NO_FD) {
@@ -182,14 +178,6 @@ export class DataPath implements FlowContext {
     this.kicked(which);
   }
 
-  /** A queue for a ring of this form takes the place of the stopped one. */
-  #replaceQueue(which: number, packed: boolean): Virtqueue {
-    const queue = packed ? new PackedQueue(this.memory) : new SplitQueue(this.memory);
-    if (which === RX) this.#rx = this.sink.queue = queue;
-    else this.#tx = this.source.queue = queue;
-    return queue;
-  }
-
   /** Stops a ring; returns the base index of what was not used up. */
   stopQueue(index: number): number {
     const which = index & 1;
@@ -199,7 +187,7 @@ export class DataPath implements FlowContext {
     this.#kickFds[which] = NO_FD;
     this.#rings[which] = undefined;
     if (which === TX) this.#txPending = false;
-    return (which === RX ? this.#rx : this.#tx).stop();
+    return (which === RX ? this.sink.queue : this.source.queue).stop();
   }
 
   updateQueue(ring: Vring): void {
@@ -252,7 +240,9 @@ export class DataPath implements FlowContext {
       this.udp.resume();
       this.ping.resume();
     }
-    if (this.sink.starved && this.#rx.wantNotification()) this.sink.starved = false;
+    if (this.sink.starved && this.sink.queue.wantNotification()) {
+      this.sink.starved = false;
+    }
     this.showFrames();
     if (this.sink.broken) {
       this.sink.broken = false;
@@ -315,7 +305,7 @@ export class DataPath implements FlowContext {
 
   /** Takes frames from the guest until there is none left, or its share is used up. */
   #transmit(): void {
-    this.#tx.declineNotification();
+    this.source.queue.declineNotification();
     const discard = this.#rings[TX]?.enabled !== true;
     for (let count = 0; count < FRAMES_PER_TURN; count++) {
       const result = this.source.next();
@@ -331,8 +321,8 @@ export class DataPath implements FlowContext {
         return;
       }
       if (this.source.full) break;
-      if (this.#tx.wantNotification()) {
-        this.#tx.declineNotification();
+      if (this.source.queue.wantNotification()) {
+        this.source.queue.declineNotification();
         continue;
       }
       this.#txPending = false;
