@@ -3,9 +3,9 @@
  * All sets are of a thread, not of the process, and new threads have those of their maker.
  */
 import { checked, SyscallError } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** int capset(cap_user_header_t header, const cap_user_data_t data) */
   capset: { parameters: ["buffer", "buffer"], result: "i32" },
   /** int prctl(int option, unsigned long arg2, ...) */

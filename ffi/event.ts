@@ -1,11 +1,9 @@
 /** Waiting for descriptors: epoll(7), eventfd(2) and timerfd_create(2). */
 import { Arena } from "./arena.ts";
 import { checked, Errno, errno, SyscallError } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { libc, rare } from "./libc.ts";
 
 const sys = libc({
-  /** int epoll_create1(int flags) */
-  epoll_create1: { parameters: ["i32"], result: "i32" },
   /** int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) */
   epoll_ctl: { parameters: ["i32", "i32", "i32", "pointer"], result: "i32" },
   /** int epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout) */
@@ -17,18 +15,23 @@ const sys = libc({
     result: "i32",
     optional: true,
   },
-  /** int eventfd(unsigned int initval, int flags) */
-  eventfd: { parameters: ["u32", "i32"], result: "i32" },
-  /** int timerfd_create(int clockid, int flags) */
-  timerfd_create: { parameters: ["i32", "i32"], result: "i32" },
-  /** int timerfd_settime(int fd, int flags, const struct itimerspec *new, ... *old) */
-  timerfd_settime: { parameters: ["i32", "i32", "pointer", "pointer"], result: "i32" },
   /** ssize_t read(int fd, void *buf, size_t count) */
   read: { parameters: ["i32", "pointer", "u32"], result: "i32" },
   /** ssize_t write(int fd, const void *buf, size_t count) */
   write: { parameters: ["i32", "pointer", "u32"], result: "i32" },
   /** int close(int fd) */
   close: { parameters: ["i32"], result: "i32" },
+});
+
+const setup = rare({
+  /** int epoll_create1(int flags) */
+  epoll_create1: { parameters: ["i32"], result: "i32" },
+  /** int eventfd(unsigned int initval, int flags) */
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+  /** int timerfd_create(int clockid, int flags) */
+  timerfd_create: { parameters: ["i32", "i32"], result: "i32" },
+  /** int timerfd_settime(int fd, int flags, const struct itimerspec *new, ... *old) */
+  timerfd_settime: { parameters: ["i32", "i32", "pointer", "pointer"], result: "i32" },
 });
 
 export const EPOLLIN = 0x001;
@@ -84,7 +87,7 @@ export class Epoll {
     this.#timeout = arena.pointer(this.#timeoutAt);
     this.#control = arena.pointer(this.#controlAt);
     this.#maxEvents = maxEvents;
-    this.fd = checked(sys.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
+    this.fd = checked(setup.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   }
 
   /**
@@ -203,7 +206,7 @@ const spec = scratch.pointer(SPEC_AT);
  */
 export function eventfdCreate(blocking = false): number {
   const flags = blocking ? EFD_CLOEXEC : EFD_NONBLOCK_CLOEXEC;
-  return checked(sys.eventfd(0, flags), "eventfd");
+  return checked(setup.eventfd(0, flags), "eventfd");
 }
 
 /** Adds 1 to an event counter; false if that failed, with errno() set. */
@@ -221,7 +224,7 @@ export function eventfdRead(fd: number): number {
 /** A disarmed, non-blocking timer of the monotonic clock. */
 export function timerfdCreate(): number {
   return checked(
-    sys.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK_CLOEXEC),
+    setup.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK_CLOEXEC),
     "timerfd_create",
   );
 }
@@ -233,7 +236,7 @@ export function timerfdCreate(): number {
 export function timerfdSet(fd: number, ms: number, intervalMs = 0): void {
   setTimespec(SPEC_AT, intervalMs);
   setTimespec(SPEC_AT + 16, ms);
-  checked(sys.timerfd_settime(fd, 0, spec, null), "timerfd_settime");
+  checked(setup.timerfd_settime(fd, 0, spec, null), "timerfd_settime");
 }
 
 function setTimespec(at: number, ms: number): void {
@@ -251,7 +254,7 @@ export function timerfdRead(fd: number): number {
 
 /** Whether epoll can wait for `fd`: not so for regular files and closed descriptors. */
 export function isPollable(fd: number): boolean {
-  const probe = checked(sys.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
+  const probe = checked(setup.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   scratch.view.setUint32(SPEC_AT, EPOLLIN, true);
   const result = sys.epoll_ctl(probe, EPOLL_CTL_ADD, fd, spec);
   close(probe);

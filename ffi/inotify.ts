@@ -2,9 +2,9 @@
 import { Arena } from "./arena.ts";
 import { checked, Errno, errno, SyscallError } from "./errno.ts";
 import { close } from "./event.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** int inotify_init1(int flags) */
   inotify_init1: { parameters: ["i32"], result: "i32" },
   /** int inotify_add_watch(int fd, const char *pathname, uint32_t mask) */

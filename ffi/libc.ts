@@ -48,6 +48,23 @@ export function libc<const T extends Deno.ForeignLibraryInterface>(
   return wrap === undefined ? symbols : wrapAll(symbols, wrap);
 }
 
+/**
+ * As {@link libc}, but each function is bound when it is called for the first time, which
+ * takes 0.2 ms, and calls are slower: for what is seldom done, or not in every process.
+ */
+export function rare<const T extends Deno.ForeignLibraryInterface>(
+  table: T,
+): Functions<T> {
+  const functions = Object.entries(table).map(([name, prototype]) => {
+    let call: Call | undefined;
+    return [name, (...args: unknown[]) => {
+      call ??= (libc({ [name]: prototype }) as Record<string, Call>)[name];
+      return call(...args);
+    }];
+  });
+  return Object.fromEntries(functions) as Functions<T>;
+}
+
 function wrapAll<S extends object>(symbols: S, by: Wrap): S {
   const wrapped = Object.entries(symbols).map(([name, call]) => [
     name,

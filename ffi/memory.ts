@@ -1,9 +1,9 @@
 /** Mapped memory: mmap(2), memfd_create(2), fstat(2) and file seals (fcntl(2)). */
 import { Arena } from "./arena.ts";
 import { checked, SyscallError } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset) */
   mmap: {
     parameters: ["pointer", "usize", "i32", "i32", "i32", "i64"],
@@ -76,7 +76,12 @@ function map(
 export interface Reservation {
   /** Address of byte 0, a multiple of the page size. */
   readonly base: number;
-  /** The range; touching what was not mapped into it ends the process (SIGSEGV). */
+  /** Bytes. */
+  readonly size: number;
+  /**
+   * The range; touching what was not mapped into it ends the process (SIGSEGV). The first
+   * use takes some ten milliseconds: V8 counts all of it as memory and collects garbage.
+   */
   readonly buffer: ArrayBuffer;
 }
 
@@ -86,18 +91,26 @@ export interface Reservation {
  */
 export function reserve(length: number): Reservation | null {
   const start = map(0, length, PROT_NONE, NOTHING, -1, 0);
-  if (start === null) return null;
-  return {
-    base: Number(Deno.UnsafePointer.value(start)),
-    buffer: Deno.UnsafePointerView.getArrayBuffer(start, length),
-  };
+  return start === null ? null : reservation(start, length);
 }
 
 /** A range that another thread of this process has reserved, as this one sees it. */
 export function attach(base: number, length: number): Reservation {
   const start = Deno.UnsafePointer.create(BigInt(base));
   if (start === null) throw new RangeError("no memory at address 0");
-  return { base, buffer: Deno.UnsafePointerView.getArrayBuffer(start, length) };
+  return reservation(start, length);
+}
+
+function reservation(start: Deno.PointerObject, size: number): Reservation {
+  let buffer: ArrayBuffer | undefined;
+  return {
+    base: Number(Deno.UnsafePointer.value(start)),
+    size,
+    get buffer() {
+      buffer ??= Deno.UnsafePointerView.getArrayBuffer(start, size);
+      return buffer;
+    },
+  };
 }
 
 /** Address of memory that threads share, for system calls. */

@@ -1,8 +1,8 @@
 /** Pipes, and reading and writing of any descriptor straight from a caller's array. */
 import { checked } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** int pipe2(int pipefd[2], int flags) */
   pipe2: { parameters: ["buffer", "i32"], result: "i32" },
   /** ssize_t read(int fd, void *buf, size_t count) */

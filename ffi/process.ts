@@ -1,8 +1,8 @@
 /** The process itself: user and group, standard descriptors, limits. Control path only. */
 import { checked, Errno, errno, SyscallError } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** uid_t geteuid(void) */
   geteuid: { parameters: [], result: "u32" },
   /** int setresuid(uid_t ruid, uid_t euid, uid_t suid); libc does so for all threads */

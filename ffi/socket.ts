@@ -4,7 +4,7 @@
  */
 import { Arena } from "./arena.ts";
 import { Errno, errno } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { libc, rare } from "./libc.ts";
 
 const sys = libc({
   /** int socket(int domain, int type, int protocol) */
@@ -13,8 +13,6 @@ const sys = libc({
   bind: { parameters: ["i32", "pointer", "u32"], result: "i32" },
   /** int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen) */
   connect: { parameters: ["i32", "pointer", "u32"], result: "i32" },
-  /** int listen(int sockfd, int backlog) */
-  listen: { parameters: ["i32", "i32"], result: "i32" },
   /** int accept4(int sockfd, struct sockaddr *addr, socklen_t *addrlen, int flags) */
   accept4: { parameters: ["i32", "pointer", "pointer", "i32"], result: "i32" },
   /** int getsockname(int sockfd, struct sockaddr *addr, socklen_t *addrlen) */
@@ -39,6 +37,11 @@ const sys = libc({
   recv: { parameters: ["i32", "pointer", "u32", "i32"], result: "i32" },
   /** int ioctl(int fd, unsigned long request, void *argument); the variadic third in a register */
   ioctl: { parameters: ["i32", "u32", "pointer"], result: "i32" },
+});
+
+const setup = rare({
+  /** int listen(int sockfd, int backlog) */
+  listen: { parameters: ["i32", "i32"], result: "i32" },
   /** unsigned int if_nametoindex(const char *ifname) */
   if_nametoindex: { parameters: ["buffer"], result: "u32" },
 });
@@ -247,7 +250,7 @@ export function disconnectSocket(fd: number): number {
 }
 
 export function listenSocket(fd: number, backlog: number): number {
-  return sys.listen(fd, backlog);
+  return setup.listen(fd, backlog);
 }
 
 /** accept4(); the new descriptor with its peer in {@link lastAddress}, or -1. */
@@ -297,7 +300,7 @@ export function bindToDevice(fd: number, name: string): number {
 
 /** The index of a network interface, 0 if there is none of that name. */
 export function interfaceIndex(name: string): number {
-  return sys.if_nametoindex(new TextEncoder().encode(name + "\0"));
+  return setup.if_nametoindex(new TextEncoder().encode(name + "\0"));
 }
 
 /** Makes close() send RST instead of FIN (SO_LINGER of zero seconds). */

@@ -11,10 +11,10 @@
  */
 import { Arena } from "./arena.ts";
 import { Errno, errno } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 import { setOption, SOL_IP, SOL_IPV6, SOL_SOCKET } from "./socket.ts";
 
-const sys = libc({
+const sys = rare({
   /** int setsockopt(int sockfd, int level, int optname, const void *val, socklen_t len) */
   setsockopt: { parameters: ["i32", "i32", "i32", "pointer", "u32"], result: "i32" },
   /** long syscall(long number, int cmd, union bpf_attr *attr, unsigned int size) */

@@ -1,7 +1,7 @@
 /** The system's logger (syslog(3)), for a process without a terminal or a log file. */
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 
-const sys = libc({
+const sys = rare({
   /** void openlog(const char *ident, int option, int facility) */
   openlog: { parameters: ["buffer", "i32", "i32"], result: "void" },
   /** void syslog(int priority, const char *format, ...); here without arguments */

@@ -4,7 +4,7 @@
  * mode needs rights; all that is here does not.
  */
 import { Arena } from "./arena.ts";
-import { libc } from "./libc.ts";
+import { rare } from "./libc.ts";
 import {
   getOption,
   getStructure,
@@ -16,7 +16,7 @@ import {
   TCP_INFO,
 } from "./socket.ts";
 
-const sys = libc({
+const sys = rare({
   /** int setsockopt(int sockfd, int level, int optname, const void *val, socklen_t len) */
   setsockopt: { parameters: ["i32", "i32", "i32", "pointer", "u32"], result: "i32" },
   /** int getsockopt(int sockfd, int level, int optname, void *val, socklen_t *len) */

@@ -2,19 +2,23 @@
 import { Arena } from "./arena.ts";
 import { checked, Errno, errno, SyscallError } from "./errno.ts";
 import { close } from "./event.ts";
-import { libc } from "./libc.ts";
+import { libc, rare } from "./libc.ts";
 
-const sys = libc({
+/** Bound beforehand: no time shall pass between the two, once the path is there. */
+const paths = libc({
+  /** int bind(int sockfd, const struct sockaddr *addr, socklen_t addrlen) */
+  bind: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  /** int listen(int sockfd, int backlog) */
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+});
+
+const sys = rare({
   /** int socket(int domain, int type, int protocol) */
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   /** int socketpair(int domain, int type, int protocol, int sv[2]) */
   socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   /** int fchmod(int fd, mode_t mode) */
   fchmod: { parameters: ["i32", "u32"], result: "i32" },
-  /** int bind(int sockfd, const struct sockaddr *addr, socklen_t addrlen) */
-  bind: { parameters: ["i32", "pointer", "u32"], result: "i32" },
-  /** int listen(int sockfd, int backlog) */
-  listen: { parameters: ["i32", "i32"], result: "i32" },
   /** int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen) */
   connect: { parameters: ["i32", "pointer", "u32"], result: "i32" },
   /** int accept4(int sockfd, struct sockaddr *addr, socklen_t *addrlen, int flags) */
@@ -113,8 +117,8 @@ export function listenUnix(path: string): number {
   const fd = open();
   // The mode of the socket is that of the file which bind() makes (net/unix/af_unix.c).
   if (
-    sys.fchmod(fd, 0o600) === -1 || sys.bind(fd, address, length) === -1 ||
-    sys.listen(fd, 8) === -1
+    sys.fchmod(fd, 0o600) === -1 || paths.bind(fd, address, length) === -1 ||
+    paths.listen(fd, 8) === -1
   ) {
     const error = new SyscallError(`listening at ${path}`);
     close(fd);

@@ -7,6 +7,12 @@ const ROOT = new URL("..", import.meta.url).pathname;
 /** Code that ran once stays compiled, however long ago: a migration cannot wait. */
 const KEEP_CODE = "--v8-flags=--no-flush-bytecode";
 
+/**
+ * The runtime would keep compiled code in /tmp under a name that anybody can guess, and run
+ * what it finds there: whoever made that file first would have his code run by root.
+ */
+const NO_CACHE = "--no-code-cache";
+
 /** Where the executable goes. */
 export const BINARY: string = `${ROOT}dist/vuelo`;
 
@@ -20,8 +26,9 @@ export async function compile(): Promise<boolean> {
   // One bundle instead of many modules starts 12 ms sooner, and leaves out what only the
   // tests import.
   const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["compile", "--quiet", "--allow-all", "--no-check", "--bundle", KEEP_CODE]
-      .concat("--include", "src/threads/worker.ts", "--output", BINARY, "main.ts"),
+    args: ["compile", "--quiet", "--allow-all", "--no-check", "--bundle"]
+      .concat(KEEP_CODE, NO_CACHE, "--include", "src/threads/worker.ts")
+      .concat("--output", BINARY, "main.ts"),
     cwd: ROOT,
     stdin: "null",
   }).spawn().status;

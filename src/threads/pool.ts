@@ -94,7 +94,7 @@ export class ThreadPool {
         config,
         shared: this.shared,
         control,
-        memory: { base: memory.base, size: memory.buffer.byteLength },
+        memory: { base: memory.base, size: memory.size },
         clock,
       };
       this.#controls.push(new Control(control));

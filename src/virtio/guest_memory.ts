@@ -77,18 +77,24 @@ const roundUp = (value: number, align: number) => Math.ceil(value / align) * ali
 export class GuestMemory {
   /** Address of offset 0, for system calls. */
   readonly base: number;
-  readonly buffer: ArrayBuffer;
-  /** All of guest memory; only offsets that translate() returned may be touched. */
-  readonly view: DataView;
+  /** Bytes of addresses for it. */
+  readonly size: number;
+  buffer = new ArrayBuffer(0);
+  /**
+   * All of guest memory, once there is some; only offsets that translate() returned may
+   * be touched.
+   */
+  view = new DataView(this.buffer);
   /**
    * The same in windows of 1 GiB: byte `offset` is byte `offset - i * WINDOW` of window
    * `i = offset / WINDOW | 0`, and up to 2 MiB from there on lie in the same window. V8
    * is several times faster with a position that is a 32-bit integer.
    */
-  readonly windows: readonly DataView[];
+  windows: readonly DataView[] = [];
   /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
   logging = false;
 
+  readonly #reservation: Reservation;
   #regions: Region[] = [];
   /** The same regions in numbers, sorted by guest address. */
   #guests = new Float64Array(0);
@@ -116,13 +122,11 @@ export class GuestMemory {
    * @throws {MemoryError} if not even 1 GiB can be had
    */
   constructor(from: number | { base: number; size: number } = DEFAULT_LIMIT) {
-    const reservation = typeof from === "number"
+    this.#reservation = typeof from === "number"
       ? reserveUpTo(from)
       : attach(from.base, from.size);
-    this.base = reservation.base;
-    this.buffer = reservation.buffer;
-    this.view = new DataView(reservation.buffer);
-    this.windows = windowsOf(reservation.buffer);
+    this.base = this.#reservation.base;
+    this.size = this.#reservation.size;
   }
 
   /** The regions in use, sorted by guest address. */
@@ -258,6 +262,7 @@ export class GuestMemory {
   }
 
   #install(regions: Region[]): void {
+    if (regions.length > 0) this.#open();
     this.#regions = regions.toSorted((a, b) => a.guestAddress - b.guestAddress);
     this.#guests = Float64Array.from(this.#regions, (region) => region.guestAddress);
     this.#sizes = Float64Array.from(this.#regions, (region) => region.size);
@@ -265,6 +270,14 @@ export class GuestMemory {
     this.#guest = this.#size = this.#place = 0;
     if (regions.length > 0) this.#select(0);
     this.onChange();
+  }
+
+  /** Not before there is a guest: see {@link Reservation.buffer}. */
+  #open(): void {
+    if (this.windows.length > 0) return;
+    this.buffer = this.#reservation.buffer;
+    this.view = new DataView(this.buffer);
+    this.windows = windowsOf(this.buffer);
   }
 
   #map(request: RegionRequest, fd: number, taken: readonly Mapping[]): Region {
@@ -312,7 +325,7 @@ export class GuestMemory {
     const mapAt = this.#room(mapLength, Math.max(page, ALIGNMENT), all);
     if (mapAt < 0) {
       throw new MemoryError(
-        `${name}: does not fit the ${this.buffer.byteLength} bytes for guest memory`,
+        `${name}: does not fit the ${this.size} bytes for guest memory`,
       );
     }
     try {
@@ -334,7 +347,7 @@ export class GuestMemory {
       if (at + length + ALIGNMENT <= mapAt) break;
       at = place(mapAt + mapLength + ALIGNMENT);
     }
-    return at + length + ALIGNMENT <= this.buffer.byteLength ? at : -1;
+    return at + length + ALIGNMENT <= this.size ? at : -1;
   }
 
   #unmap(mapping: Mapping): void {
@@ -354,6 +367,7 @@ export class GuestMemory {
     const { mapping, skip } = this.#mapFile(fd, offset, size, this.#regions, "dirty log");
     const old = this.#logMapping;
     this.#logMapping = mapping;
+    this.#open();
     this.#log = new Uint8Array(this.buffer, mapping.mapAt + skip, size);
     this.logging = this.#logWanted;
     this.onChange();

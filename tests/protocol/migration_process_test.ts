@@ -74,14 +74,16 @@ for (const phase of PHASES) {
         const [program, args] = vuelo([...OPTIONS, "-s", path, "--repair-path", "none"]);
         const child = new Deno.Command(program, { args, stdin: "null", stderr: "piped" })
           .spawn();
-        await until("the socket", () => {
+        let frontend: Frontend | undefined;
+        await until("the socket listens", () => {
           try {
-            return Deno.lstatSync(path).isSocket === true;
+            frontend = Frontend.connect(path);
           } catch {
-            return false;
+            // not there, or not yet listening
           }
+          return frontend !== undefined;
         });
-        const remote = new RemoteFrontend(Frontend.connect(path));
+        const remote = new RemoteFrontend(frontend!);
         await remote.bring(phase);
         if (end === "SIGTERM") child.kill("SIGTERM");
         else remote.close();

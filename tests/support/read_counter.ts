@@ -1,5 +1,6 @@
 /** Guest memory that counts what is read of it through its windows. */
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { GuestRam } from "./mock_driver.ts";
 
 class CountingView extends DataView<ArrayBuffer> {
   bytes = 0;
@@ -28,6 +29,7 @@ class CountingView extends DataView<ArrayBuffer> {
 /** Memory for a test, and the bytes that were read of its first GiB so far. */
 export function countedMemory(): { memory: GuestMemory; bytesRead: () => number } {
   const memory = new GuestMemory(2 ** 30);
+  new GuestRam(memory).close(); // from here on it has windows
   const [first] = memory.windows;
   const view = new CountingView(memory.buffer, first.byteOffset, first.byteLength);
   (memory.windows as DataView[])[0] = view;
