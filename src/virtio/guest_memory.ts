@@ -257,6 +257,7 @@ export class GuestMemory {
   /** Sees the memory of another thread as it is there; nothing is mapped here. */
   follow({ regions, log, logging }: MemoryMap): void {
     this.#install([...regions]);
+    if (log !== null) this.#open();
     this.#log = log === null ? null : new Uint8Array(this.buffer, log.offset, log.size);
     this.logging = logging;
   }
