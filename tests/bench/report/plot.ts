@@ -6,8 +6,8 @@ import { type Measured } from "../micro/report.ts";
 import { HEADINGS, heapRow, row as microRow } from "../micro/report.ts";
 import { comparisonChart, microChart } from "./chart.ts";
 import type { Figures } from "./figures.ts";
-import { type Row, rowsOf } from "./ratio.ts";
-import { asMarkdown, sections } from "./table.ts";
+import { type Row, rowsOf, spread } from "./ratio.ts";
+import { asMarkdown, digits, sections } from "./table.ts";
 
 const USAGE = "usage: deno task bench:plot FOLDER FILE...";
 
@@ -53,9 +53,18 @@ async function draw(
 
 const code = (lines: readonly string[]) => ["```", ...lines, "```", ""];
 
+/** What others took of the machine meanwhile, in words. */
+function noiseOf(samples: Figures["samples"]): string {
+  const known = samples.flatMap(({ noise }) => noise ?? []);
+  if (known.length === 0) return "";
+  const { median, most } = spread(known);
+  return ` Other processes took ${digits(median)} processors meanwhile in the median, ` +
+    `${digits(most)} at most.`;
+}
+
 function aboutRuns(runs: readonly Figures[]): string[] {
   const { processor, cpus, kernel, deno } = runs[0].about;
-  const { backends } = merge(runs);
+  const { backends, samples } = merge(runs);
   const dates = runs.map(({ about }) => String(about.date)).toSorted();
   return [
     `Measured from ${dates[0]} to ${dates[dates.length - 1]} on ${cpus} processors ` +
@@ -64,7 +73,11 @@ function aboutRuns(runs: readonly Figures[]): string[] {
     ...Object.entries(backends).map(([name, text]) => `- ${name}: ${text}`),
     "",
     "Cells hold the median, then the lowest and the highest of the rounds; a ratio is of " +
-    "figures of the same round. The commands:",
+    "figures of the same round. The time from start to listening includes the programs " +
+    "that enter the namespace (some milliseconds), peak memory what a back-end touched of " +
+    "the guest's." + noiseOf(samples),
+    "",
+    "The commands:",
     "",
     ...code([
       ...new Set(runs.map(({ about }) => String(about.command))),
