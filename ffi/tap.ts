@@ -33,7 +33,13 @@ const IFREQ_FLAGS_AT = 16;
 const POLLIN = 1;
 
 /** What the device may hand out: TUN_F_*. */
-export const TapOffload = { checksum: 0x01, tso4: 0x02, tso6: 0x04 } as const;
+export const TapOffload = {
+  checksum: 0x01,
+  tso4: 0x02,
+  tso6: 0x04,
+  /** Both families; Linux 6.2. */
+  uso: 0x60,
+} as const;
 
 const arena = new Arena(4096);
 const requestAt = arena.take(IFREQ_SIZE);
@@ -61,10 +67,12 @@ export function openTap(name: string, header: number, several: boolean): number 
   return fd;
 }
 
-/** Sets what is handed out unfinished: {@link TapOffload} bits. */
-export function setTapOffloads(fd: number, bits: number): void {
-  const value = Deno.UnsafePointer.create(BigInt(bits));
-  checked(sys.ioctl(fd, TUNSETOFFLOAD, value), "TUNSETOFFLOAD");
+/**
+ * Sets what is handed out unfinished, {@link TapOffload} bits; false if the kernel cannot.
+ * Without checksums there is nothing else, either.
+ */
+export function setTapOffloads(fd: number, bits: number): boolean {
+  return sys.ioctl(fd, TUNSETOFFLOAD, Deno.UnsafePointer.create(BigInt(bits))) === 0;
 }
 
 /** Waits without limit until `fd` can be read. */

@@ -9,7 +9,6 @@
 import { eventfdCreate } from "../../../ffi/event.ts";
 import { openTap, setTapOffloads, TapOffload } from "../../../ffi/tap.ts";
 import {
-  asU64,
   Frontend,
   GuestRam,
   payload,
@@ -50,9 +49,13 @@ const Feature = {
   eventIdx: 29,
   protocol: 30,
   version1: 32,
+  guestUso4: 54,
+  guestUso6: 55,
+  hostUso: 56,
 } as const;
+const USO: readonly number[] = [Feature.guestUso4, Feature.guestUso6, Feature.hostUso];
 /** Of the protocol: MQ. */
-const PROTOCOL_MQ = 1;
+const PROTOCOL_MQ = 1n;
 const NET_HEADER = 12;
 /** Linux: GOOD_PACKET_LEN in cache lines; pages where frames are large on average. */
 const SMALL_BUFFER = 1536;
@@ -71,45 +74,58 @@ class Backend {
     this.#link.send(request, bytes, { fds });
   }
 
-  async ask(request: number): Promise<number> {
+  async ask(request: number): Promise<bigint> {
     this.#link.send(request);
     const end = performance.now() + PATIENCE_MS;
     while (performance.now() < end) {
       const reply = this.#link.receive();
-      if (reply !== null) return asU64(reply.payload);
+      if (reply !== null) {
+        const { buffer, byteOffset } = reply.payload;
+        return new DataView(buffer, byteOffset).getBigUint64(0, true);
+      }
       await new Promise((resolve) => setTimeout(resolve, 1));
     }
     throw new Error(`no answer to request ${request}`);
   }
 }
 
-const has = (features: number, bit: number) => Math.floor(features / 2 ** bit) % 2 === 1;
-const bits = (list: readonly number[]) => list.reduce((sum, bit) => sum + 2 ** bit, 0);
+/** A number of 64 bits as a payload. */
+const wide = (value: bigint) =>
+  payload(["u32", Number(value & 0xffff_ffffn)], ["u32", Number(value >> 32n)]);
+const has = (features: bigint, bit: number) => (features >> BigInt(bit) & 1n) === 1n;
 
-/** Accepts all that is offered and known. */
-async function negotiate(backend: Backend, pairs: number): Promise<number> {
+/** Accepts all that is offered, and that this driver and the tap know. */
+async function negotiate(
+  backend: Backend,
+  pairs: number,
+  uso: boolean,
+): Promise<bigint> {
   backend.tell(Request.setOwner);
   const offered = await backend.ask(Request.getFeatures);
-  const known = Object.values(Feature).filter((bit) => bit !== Feature.mq || pairs > 1);
-  const features = bits(known.filter((bit) => has(offered, bit)));
+  const known = Object.values(Feature)
+    .filter((bit) => bit !== Feature.mq || pairs > 1)
+    .filter((bit) => uso || !USO.includes(bit));
+  const features = known.filter((bit) => has(offered, bit))
+    .reduce((sum, bit) => sum | 1n << BigInt(bit), 0n);
   if (!has(features, Feature.version1)) throw new Error("the back-end lacks VERSION_1");
   if (has(features, Feature.protocol)) {
     const protocol = await backend.ask(Request.getProtocolFeatures);
-    backend.tell(Request.setProtocolFeatures, u64(protocol & PROTOCOL_MQ));
+    backend.tell(Request.setProtocolFeatures, wide(protocol & PROTOCOL_MQ));
   }
-  backend.tell(Request.setFeatures, u64(features));
+  backend.tell(Request.setFeatures, wide(features));
   return features;
 }
 
-function bufferSize(features: number, mtu: number): number {
+function bufferSize(features: bigint, mtu: number): number {
   if (!has(features, Feature.mrgRxbuf)) return WHOLE_BUFFER;
   return mtu > 1500 || has(features, Feature.guestTso4) ? LARGE_BUFFER : SMALL_BUFFER;
 }
 
-function tapOffloads(features: number): number {
+function tapOffloads(features: bigint): number {
   let offloads = has(features, Feature.csum) ? TapOffload.checksum : 0;
   if (has(features, Feature.hostTso4)) offloads |= TapOffload.tso4;
   if (has(features, Feature.hostTso6)) offloads |= TapOffload.tso6;
+  if (has(features, Feature.hostUso)) offloads |= TapOffload.uso;
   return offloads;
 }
 
@@ -135,7 +151,9 @@ function startRing(
 
 async function main(socket: string, link: string, mtu: number, pairs: number) {
   const backend = new Backend(socket);
-  const features = await negotiate(backend, pairs);
+  const taps = Array.from({ length: pairs }, () => openTap(link, NET_HEADER, pairs > 1));
+  const uso = setTapOffloads(taps[0], TapOffload.checksum | TapOffload.uso);
+  const features = await negotiate(backend, pairs, uso);
   const rxBuffer = bufferSize(features, mtu);
   const { end: size } = pairPlaces(pairs - 1, rxBuffer);
   const ram = new GuestRam(size);
@@ -143,8 +161,8 @@ async function main(socket: string, link: string, mtu: number, pairs: number) {
   const header = payload(["u32", 1], ["u32", 0]);
   backend.tell(Request.setMemTable, payload(header, table), [ram.fd]);
   for (let pair = 0; pair < pairs; pair++) {
-    const tap = openTap(link, NET_HEADER, pairs > 1);
-    setTapOffloads(tap, tapOffloads(features));
+    const tap = taps[pair];
+    if (!setTapOffloads(tap, tapOffloads(features))) throw new Error("no offloads");
     const places = pairPlaces(pair, rxBuffer);
     for (const [role, at] of [["receive", places.rx], ["send", places.tx]] as const) {
       const index = 2 * pair + (role === "send" ? 1 : 0);
