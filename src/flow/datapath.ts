@@ -46,6 +46,8 @@ export const KICK_INDEX = 0xff_ff00;
 /** MaxRtrAdvInterval of RFC 4861, section 6.2.1, at its default. */
 const ADVERTISE_MS = 600_000;
 
+const ANNOUNCE_MS = 1000;
+
 const DHCP_SERVER_PORT = 67;
 const DHCPV6_SERVER_PORT = 547;
 
@@ -98,7 +100,7 @@ export class DataPath implements FlowContext {
   #busy = false;
   #eventIdx = false;
   #advertiseAt = Infinity;
-  #announce = false;
+  #announceAt = Infinity;
   #pcap: Pcap | undefined;
 
   constructor(
@@ -225,7 +227,7 @@ export class DataPath implements FlowContext {
     if (this.others !== undefined) this.others.turn();
     if (this.#txPending) this.#transmit();
     if (this.now >= this.#advertiseAt) this.#advertise();
-    if (this.#announce && this.receiving) this.#sendAnnouncements();
+    if (this.now >= this.#announceAt && this.receiving) this.#sendAnnouncements();
     for (
       let flow = this.timers.expired(this.now);
       flow >= 0;
@@ -267,14 +269,16 @@ export class DataPath implements FlowContext {
     this.sendFrame(this.#ndp.advertise(this.#reply));
   }
 
-  /** The guest has come from elsewhere: it is told who its gateway is now. */
+  /**
+   * The guest has come from elsewhere: it is told who its gateway is now, but first goes
+   * on with what it did. Frames to the old gateway are taken as well.
+   */
   announce(): void {
-    this.#announce = true;
-    this.#advertiseAt = this.now;
+    this.#advertiseAt = this.#announceAt = this.now + ANNOUNCE_MS;
   }
 
   #sendAnnouncements(): void {
-    this.#announce = false;
+    this.#announceAt = Infinity;
     this.sendFrame(this.#arp.announce(this.#reply));
     this.sendFrame(this.#ndp.announce(this.#reply));
   }
