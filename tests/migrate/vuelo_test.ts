@@ -10,6 +10,21 @@ migrations("vuelo to vuelo, packed rings", {
   to: VUELO,
   device: "packed=on",
 }, ["watched", "bulk-both-ipv4", "200", "udp", "ping", "cancel-late", "ten-times"]);
+const QUEUES: HypervisorOptions = { ...VUELO, args: ["--queues", "2"] };
+migrations("vuelo to vuelo, two queue pairs", { from: QUEUES, to: QUEUES, queues: 2 }, [
+  "watched",
+  "bulk-both-ipv4",
+  "bulk-both-ipv6",
+  "200",
+  "udp",
+  "ping",
+  "attempts",
+  "unread-by-guest",
+  "ten-times",
+  "cancel-middle",
+  "cancel-late",
+  "undone",
+]);
 migrations("vuelo to vuelo, MTU 1500", { from: VUELO, to: VUELO, mtu: 1500 }, [
   "watched",
   "bulk-both-ipv4",

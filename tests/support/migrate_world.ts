@@ -21,6 +21,8 @@ export interface MigrationWorldOptions {
   readonly mtu?: number;
   /** Properties of the network device, such as "packed=on". */
   readonly device?: string;
+  /** Queue pairs of the guest. */
+  readonly queues?: number;
 }
 
 /** How one migration differs from the usual one. */
@@ -93,7 +95,8 @@ export class MigrationWorld {
       stack.defer(() => hosts.a.stop());
       stack.defer(() => hosts.b.stop());
       await hosts.a.start();
-      const guest = await startGuest(hosts.a, { device: deviceOf(options) });
+      const { queues } = options;
+      const guest = await startGuest(hosts.a, { device: deviceOf(options), queues });
       stack.defer(() => guest.stop());
       await configure(guest);
       const world = new MigrationWorld(options, network, hosts, peer, guest);
@@ -126,7 +129,8 @@ export class MigrationWorld {
     }
     await target.start(options.targetArgs);
     const device = deviceOf(this.options);
-    const incoming = await startGuest(target, { incoming: true, device });
+    const { queues } = this.options;
+    const incoming = await startGuest(target, { incoming: true, device, queues });
     this.#incoming = incoming;
     this.#guests.push(incoming);
     try {
