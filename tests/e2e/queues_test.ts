@@ -182,3 +182,8 @@ e2e("Two queue pairs", {
   guest: { queues: 2, cpus: 2 },
   backend: { args: ["--queues", "2", "-t", `${FORWARDED}`, "-u", `${FORWARDED}`] },
 }, cases);
+
+e2e("Two packed queue pairs", {
+  guest: { queues: 2, cpus: 2, device: "packed=on" },
+  backend: { args: ["--queues", "2", "-t", `${FORWARDED}`, "-u", `${FORWARDED}`] },
+}, cases.filter(({ name }) => /either|changes|goes down/.test(name)));

@@ -1,0 +1,192 @@
+/** A vuelo process, and the driver of a guest with several queue pairs in front of it. */
+import { close, eventfdCreate, eventfdRead, eventfdWrite } from "../../ffi/event.ts";
+import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { inFolder, vuelo } from "./cli.ts";
+import {
+  asU64,
+  Frontend,
+  payload,
+  region,
+  type Reply,
+  state,
+  u64,
+  vringAddress,
+} from "./frontend.ts";
+import { Process, until } from "./lab_process.ts";
+import { GuestRam, MockDriver } from "./mock_driver.ts";
+
+/** MQ, REPLY_ACK, CONFIG. */
+const PROTOCOL = 2 ** 0 + 2 ** 3 + 2 ** 9;
+/** VERSION_1 is bit 32; MRG_RXBUF, MQ, protocol features. */
+const FEATURES = 2 ** 32 + 2 ** 15 + 2 ** 22 + 2 ** 30;
+const USER = 0x7f00_0000_0000;
+const RING = 64;
+
+/** One queue pair of the guest. */
+export interface Pair {
+  readonly driver: MockDriver;
+  readonly kicks: number[];
+  readonly errors: number[];
+}
+
+const memory = new GuestMemory(2 ** 30);
+
+export class QueueDriver {
+  readonly pairs: Pair[] = [];
+  readonly ram = new GuestRam(memory);
+  readonly #fds: number[] = [];
+
+  private constructor(readonly process: Process, readonly frontend: Frontend) {}
+
+  /** Sends a request and waits for its reply. */
+  async ask(
+    request: number,
+    bytes?: Uint8Array,
+    fds: number[] = [],
+  ): Promise<Uint8Array> {
+    this.frontend.send(request, bytes, { needReply: true, fds });
+    let reply: Reply | null = null;
+    await until(
+      `a reply to ${request}`,
+      () => (reply = this.frontend.receive()) !== null,
+    );
+    return reply!.payload;
+  }
+
+  /** As {@link ask}, of a request that must succeed. */
+  async do(request: number, bytes?: Uint8Array, fds: number[] = []): Promise<void> {
+    const answer = asU64(await this.ask(request, bytes, fds));
+    if (answer !== 0) throw new Error(`request ${request}: ${this.process.output}`);
+  }
+
+  event(): number {
+    const fd = eventfdCreate();
+    this.#fds.push(fd);
+    return fd;
+  }
+
+  /** The memory table, sent anew; the backend maps all of it again. */
+  async share(): Promise<void> {
+    const [{ address, size }] = this.ram.regions;
+    const table = payload(["u64", 1], region(address, size, USER + address, 0));
+    await this.do(5, table, [this.ram.fd]);
+  }
+
+  async setUp(pairs: number): Promise<void> {
+    this.frontend.send(16, u64(PROTOCOL));
+    await this.do(2, u64(FEATURES));
+    await this.share();
+    for (let i = 0; i < pairs; i++) await this.#addPair(i);
+  }
+
+  async #addPair(i: number): Promise<void> {
+    const driver = new MockDriver(this.ram, true, RING);
+    const kicks: number[] = [];
+    const errors: number[] = [];
+    for (const [ring, queue] of [[driver.rx, 2 * i], [driver.tx, 2 * i + 1]] as const) {
+      const user = (offset: number) => USER + this.#addressOf(offset);
+      const { descOffset, usedOffset, availOffset } = ring.layout;
+      await this.do(8, state(queue, RING));
+      await this.do(10, state(queue, 0));
+      const places = [descOffset, usedOffset, availOffset].map(user);
+      await this.do(9, vringAddress(queue, places[0], places[1], places[2]));
+      await this.do(13, u64(queue), [this.event()]);
+      errors.push(this.event());
+      await this.do(14, u64(queue), [errors.at(-1)!]);
+      kicks.push(this.event());
+      await this.do(12, u64(queue), [kicks.at(-1)!]);
+    }
+    this.pairs.push({ driver, kicks, errors });
+    await this.enable(i, true);
+    driver.post(RING / 2, 2048);
+  }
+
+  #addressOf(offset: number): number {
+    const [{ address }] = this.ram.regions;
+    return offset - memory.translate(address, 1) + address;
+  }
+
+  async enable(pair: number, enabled: boolean): Promise<void> {
+    for (const queue of [2 * pair, 2 * pair + 1]) {
+      await this.do(18, state(queue, enabled ? 1 : 0));
+    }
+  }
+
+  /** Stops both rings of a pair; the next available indexes. */
+  async stop(pair: number): Promise<number[]> {
+    const found = [];
+    for (const queue of [2 * pair, 2 * pair + 1]) {
+      const answer = await this.ask(11, state(queue, 0));
+      found.push(new DataView(answer.buffer, answer.byteOffset).getUint32(4, true));
+    }
+    return found;
+  }
+
+  /** Transmits a frame on a pair. */
+  send(pair: number, frame: Uint8Array): void {
+    this.pairs[pair].driver.send(frame);
+    this.kick(pair);
+  }
+
+  /** Tells the device to look at the transmit ring of a pair. */
+  kick(pair: number): void {
+    eventfdWrite(this.pairs[pair].kicks[1]);
+  }
+
+  /** Waits for a frame that `wanted` accepts; the pair that it came on. */
+  async receive(wanted: (frame: Uint8Array) => boolean): Promise<[number, Uint8Array]> {
+    let found: [number, Uint8Array] | undefined;
+    await until("a frame", () => {
+      for (const [i, { driver }] of this.pairs.entries()) {
+        for (const { frame } of driver.receive()) {
+          driver.post(1, 2048);
+          if (found === undefined && wanted(frame)) found = [i, frame];
+        }
+      }
+      return found !== undefined;
+    });
+    return found!;
+  }
+
+  /** Waits until an event counter was written to. */
+  async signalled(fd: number): Promise<void> {
+    await until("a signal", () => eventfdRead(fd) > 0);
+  }
+
+  close(): void {
+    this.frontend.close();
+    for (const fd of this.#fds) close(fd);
+    this.ram.close();
+  }
+
+  /** Runs vuelo with these options, and `body` with a frontend of it. */
+  static async run(
+    args: readonly string[],
+    body: (driver: QueueDriver, connect: () => QueueDriver) => Promise<void>,
+  ): Promise<void> {
+    await inFolder(async (folder) => {
+      const path = `${folder}/socket`;
+      const [program, words] = vuelo(["-f", "-s", path, ...args]);
+      const process = new Process([program, ...words], {});
+      const opened: QueueDriver[] = [];
+      const connect = () => {
+        opened.push(new QueueDriver(process, Frontend.connect(path)));
+        return opened.at(-1)!;
+      };
+      try {
+        await until("vuelo listens", () => {
+          if (process.ended) throw new Error(process.output);
+          return process.output.includes("Listening at");
+        });
+        await body(connect(), connect);
+      } catch (error) {
+        throw new Error(`${(error as Error).message}\n${process.output}`, {
+          cause: error,
+        });
+      } finally {
+        for (const driver of opened) driver.close();
+        await process.stop();
+      }
+    });
+  }
+}
