@@ -84,10 +84,10 @@ function fail(error: unknown): number {
   return error instanceof UsageError ? EXIT_USAGE : EXIT_FAILURE;
 }
 
-let status: number;
-try {
-  status = await main();
-} catch (error) {
-  status = fail(error);
+/** In the executable, the threads of further queue pairs run this module, too. */
+async function begin(): Promise<void> {
+  if ("WorkerGlobalScope" in globalThis) await import("./src/threads/worker.ts");
+  else Deno.exit(await main().catch(fail));
 }
-Deno.exit(status);
+
+await begin();

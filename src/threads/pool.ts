@@ -22,10 +22,10 @@ import type { Said, Start } from "./start.ts";
 
 const MAIN = 0;
 
-/** Where the code of a thread is: the executable keeps it beside its main module. */
-function code(): URL {
+/** The code of a thread: in the executable it is part of the one bundle. */
+function code(): string | URL {
   return Deno.build.standalone
-    ? new URL("src/threads/worker.ts", Deno.mainModule)
+    ? Deno.mainModule
     : new URL("./worker.ts", import.meta.url);
 }
 
