@@ -23,7 +23,8 @@ interface Part {
 }
 
 /** That figures behind DPDK point the same way, without all of them once more. */
-const FEW = /^(TCP (up|down), [18] stream|UDP|TCP request-response$|TCP connect)/;
+const FEW =
+  /^(TCP (up|down), [18] streams?$|UDP|TCP request-response$|TCP connect-request)/;
 
 const PARTS: readonly Part[] = [
   { frontend: TAP, mtus: [1500, 9000, 65_520], cases: NET_CASES },
