@@ -89,7 +89,7 @@ export class PackedQueue implements Virtqueue {
     const { buffer } = this.#memory.view;
     const { size, baseIndex } = layout;
     const used = Math.floor(baseIndex / 0x1_0000);
-    const base = used !== 0 ? used : baseIndex;
+    const given = used !== 0 ? used : baseIndex;
     this.#size = size;
     this.#descOffset = layout.descOffset;
     this.#deviceOffset = layout.usedOffset;
@@ -101,6 +101,10 @@ export class PackedQueue implements Virtqueue {
     this.#ids = new Uint16Array(size);
     this.#counts = new Uint16Array(size);
     this.#countsByLast = new Uint16Array(size);
+    // virtio_uml says 0 for a ring that is new, where the wrap counters are 1. In one that
+    // has gone round, the first descriptor was used.
+    const flags = this.#desc[ID_AND_FLAGS_AT] >>> 16;
+    const base = given === 0 && (flags & DESC_F_USED) === 0 ? WRAP : given;
     this.#next = this.#used = base & PLACE_MASK;
     this.#available = (base & WRAP) !== 0 ? DESC_F_AVAIL : DESC_F_USED;
     this.#usedFlags = (base & WRAP) !== 0 ? BOTH : 0;
