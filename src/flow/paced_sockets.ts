@@ -9,10 +9,13 @@ import { type Epoll, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 /** Sockets at once; others go on with events. */
 const MOST = 64;
 /** Datagrams in {@link WINDOW_MS} that make a socket a paced one. */
-const ENTER = 32;
+const ENTER = 100;
 const WINDOW_MS = 1;
-/** Fewer of them in one interval, and it goes back to events. */
-const STAY = 3;
+/**
+ * Fewer of them in one interval, and it goes back to events: somebody may wait for the
+ * answers to a few before going on.
+ */
+const STAY = 12;
 /** To which the kernel adds its timer slack, 50 us. */
 const INTERVAL_MS = 0.05;
 
