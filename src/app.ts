@@ -114,7 +114,9 @@ class Service {
   /** Handles one round of events; true if a signal came in. */
   turn(): boolean {
     const { migration, device, epoll, move } = this.#guest;
-    const idle = device.path.table.count === 0 && migration.idle;
+    const { path } = device;
+    // With work left over, a turn without events is not a quiet one.
+    const idle = path.table.count === 0 && path.timeout() !== 0 && migration.idle;
     const rehearses = idle && this.#rehearsal.wants(move.repair);
     const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
     if (rehearses && count === 0) this.#rehearsal.round(move.repair);
