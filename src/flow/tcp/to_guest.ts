@@ -37,12 +37,14 @@ const DISCARD_PIECE = 65536;
 /** Bytes read over and over for want of SO_PEEK_OFF; as iovecs they leave room for data. */
 const MOST_SKIPPED = 4 << 20;
 const SMALLEST_FRAGMENT = 256;
-/**
- * Bytes asked for in the first read of a flow, and in one read at most: two frames of the
- * largest size, which the guest takes while the next two are read.
- */
+/** Bytes asked for in the first read of a flow. */
 export const FIRST_READ = 4096;
+/**
+ * And in one read at most: two frames of the largest size, which the guest takes while the
+ * next two are read. Of small frames it may be more, as they fill a ring more slowly.
+ */
 const LONGEST_READ = 2 << 16;
+const LONGEST_SMALL = 3 << 16;
 /** A read of so many bytes is shown to the guest at once. */
 const BULK = 32768;
 
@@ -79,7 +81,8 @@ export function sendData(t: TcpShared, flow: number): number {
   const mss = t.words[flow * FLOW_WORDS + TcpWord.mss];
   const large = four ? t.largeReceive4 : t.largeReceive6;
   const segment = large ? Math.max(mss, LARGE_PAYLOAD - LARGE_PAYLOAD % mss) : mss;
-  const most = LONGEST_READ - LONGEST_READ % segment;
+  const longest = large ? LONGEST_READ : LONGEST_SMALL;
+  const most = longest - longest % segment;
   const peekOffset = four ? t.peekOffset4 : t.peekOffset6;
   for (let turn = 0; turn < TURN_BYTES;) {
     if (t.has(flow, TcpFlow.finToGuest)) {
@@ -145,7 +148,7 @@ export function sendData(t: TcpShared, flow: number): number {
 /** Reserving buffers costs time: a flow gets as many as it filled lately. */
 function adaptHint(t: TcpShared, flow: number, got: number, reserved: number): void {
   const hint = t.readHint[flow];
-  if (got === reserved) t.readHint[flow] = Math.min(hint * 4, LONGEST_READ);
+  if (got === reserved) t.readHint[flow] = Math.min(hint * 4, LONGEST_SMALL);
   else if (got * 4 < hint) t.readHint[flow] = Math.max(hint >> 1, FIRST_READ);
 }
 
