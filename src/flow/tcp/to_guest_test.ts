@@ -311,3 +311,31 @@ inWorld("a receive buffer of too many pieces does not keep the loop busy", (worl
   world.settle();
   assert(world.path.timeout() !== 0);
 }, { ringSize: 2048, buffers: 5 });
+
+inWorld("a reply takes the acknowledgement of what it answers along", (world) => {
+  const { guest, host } = world.connect();
+  guest.queue("PA", { data: pattern(100) });
+  world.path.kicked(1);
+  world.turn();
+  assertEquals((host.receive() as Uint8Array).length, 100);
+  host.send(pattern(50));
+  world.until("the reply", () => guest.received.length === 50);
+  assertEquals(guest.out(), ["PA 1+50 101"]);
+  guest.finish(host);
+});
+
+inWorld("a long run of data is shown to the guest piece by piece", (world) => {
+  const { guest, host } = world.connect({ mss: 1400, window: 65535, scale: 4 });
+  const { path } = world;
+  const show = path.showFrames.bind(path);
+  const shown: number[] = [];
+  path.showFrames = () => {
+    shown.push(path.sink.committed);
+    show();
+  };
+  host.send(pattern(600_000));
+  world.until("all has come", () => (guest.drain(), guest.received.length === 600_000));
+  const steps = shown.map((at, i) => at - (shown[i - 1] ?? at)).filter((n) => n > 0);
+  assert(Math.max(...steps) * 1400 <= 3 << 16, `${Math.max(...steps)} frames at once`);
+  guest.finish(host);
+}, { ringSize: 1024, buffers: 900 });
