@@ -5,6 +5,7 @@ import { ip } from "../../tests/support/flow_config.ts";
 import { FlowWorld } from "../../tests/support/flow_world.ts";
 import { readPacket, udpPacket } from "../../tests/support/guest_packets.ts";
 import { HostUdp } from "../../tests/support/host_udp.ts";
+import { eventData, EventKind } from "./context.ts";
 import { PacedSockets } from "./paced_sockets.ts";
 
 const LOOPBACK = ip("127.0.0.1");
@@ -110,6 +111,44 @@ Deno.test("a flow's datagrams reach the guest without events while they come fas
     assertEquals(payloads(), third);
   } finally {
     server.close();
+    world.close();
+  }
+});
+
+Deno.test("so do those of a forwarded port, until it is closed", () => {
+  const world = new FlowWorld({});
+  const listener = new HostUdp(LOOPBACK);
+  const peer = new HostUdp(LOOPBACK);
+  try {
+    const { path, driver, epoll } = world;
+    driver.post(250, 1526);
+    epoll.add(listener.fd, EPOLLIN + EPOLLET, eventData(EventKind.udpListener, 3));
+    const flood = (count: number) => {
+      for (let i = 0; i < count; i++) {
+        peer.send(new Uint8Array(i), LOOPBACK, listener.port);
+      }
+    };
+    flood(120);
+    assertEquals(epoll.wait(0), 1);
+    path.udp.onListener(3, listener.fd, 8080, undefined, epoll.events(0));
+    path.turn();
+    assertEquals(world.frames().length, 120);
+    flood(12);
+    assertEquals(epoll.wait(0), 0);
+    path.now += 1;
+    path.turn();
+    assertEquals(world.frames().length, 12);
+    assert(path.udp.untilPoll() >= 0);
+    path.udp.forgetListener(3);
+    assertEquals(path.udp.untilPoll(), -1);
+    // Nobody looks any more.
+    flood(1);
+    path.now += 1;
+    path.turn();
+    assertEquals(world.frames().length, 0);
+  } finally {
+    peer.close();
+    listener.close();
     world.close();
   }
 });
