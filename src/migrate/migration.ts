@@ -75,7 +75,7 @@ export class Migration {
   #sender: StateSender | undefined;
   #receiver: StateReceiver | undefined;
   #watch = new Stopwatch();
-  #progressAt = 0;
+  #progressAt = Infinity;
   #giveUpAt = Infinity;
   /** The summary, while it waits to be logged. */
   #line = "";
@@ -119,6 +119,7 @@ export class Migration {
     this.#before = kept && saving ? this.#phase : Phase.idle;
     this.#phase = saving ? Phase.saving : Phase.loading;
     this.#result = Errno.EBUSY;
+    this.#progressAt = performance.now() + PROGRESS_MS;
     this.#sender = undefined;
     this.#receiver = saving ? undefined : new StateReceiver(this.#fd);
     this.#watch = new Stopwatch();
@@ -277,7 +278,7 @@ export class Migration {
   #progress(moved: number, total: number): void {
     const now = performance.now();
     if (now < this.#progressAt) return;
-    if (this.#progressAt > 0 && moved > 0) {
+    if (moved > 0) {
       const of = total > 0 ? ` of ${megabytes(total)}` : "";
       const { tcp } = this.#watch.counts;
       const whose = total > 0

@@ -1,8 +1,8 @@
 /** The target's end of a transfer: reads a stream to its end, in bounded memory. */
 import { concat } from "@std/bytes";
 import { Errno, errno } from "../../ffi/errno.ts";
-import { readSome } from "../../ffi/pipe.ts";
-import { AGAIN, DONE } from "./sender.ts";
+import { growPipe, readSome } from "../../ffi/pipe.ts";
+import { AGAIN, DONE, PIPE_SIZE } from "./sender.ts";
 
 const PIECE = 1 << 20;
 /** Bytes in one turn of the loop, before others have theirs. */
@@ -20,6 +20,7 @@ export class StateReceiver {
   /** @param fd non-blocking; it stays the caller's */
   constructor(fd: number) {
     this.#fd = fd;
+    growPipe(fd, PIPE_SIZE); // so that the frontend need not wait for this process
   }
 
   /**

@@ -4,7 +4,7 @@ import { Errno, errno } from "../../ffi/errno.ts";
 import { growPipe, writeSome } from "../../ffi/pipe.ts";
 
 /** Asked of the kernel for a pipe, so that few turns are needed. */
-const PIPE_SIZE = 1 << 20;
+export const PIPE_SIZE = 1 << 20;
 /** Bytes in one turn of the loop, before others have theirs. */
 const TURN_BYTES = 64 << 20;
 
