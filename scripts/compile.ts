@@ -27,8 +27,7 @@ export async function compile(): Promise<boolean> {
   // tests import.
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: ["compile", "--quiet", "--allow-all", "--no-check", "--bundle"]
-      .concat(KEEP_CODE, NO_CACHE, "--include", "src/threads/worker.ts")
-      .concat("--output", BINARY, "main.ts"),
+      .concat(KEEP_CODE, NO_CACHE, "--output", BINARY, "main.ts"),
     cwd: ROOT,
     stdin: "null",
   }).spawn().status;

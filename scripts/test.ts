@@ -26,7 +26,7 @@ const STAGES = ["check", "unit", "protocol", "e2e", "migrate", "binary"] as cons
 type Stage = typeof STAGES[number];
 
 /** The tests of the command line and those with guests run on the executable, too. */
-const COMMAND_LINE = ["tests/protocol/cli_test.ts"];
+const COMMAND_LINE = ["tests/protocol/cli_test.ts", "tests/protocol/queues_test.ts"];
 const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
 /** Tests of migration that start no vuelo, and so none that is compiled. */
 const IN_PROCESS = ["tests/migrate/connection_test.ts", "tests/migrate/many_test.ts"];
