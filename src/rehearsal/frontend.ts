@@ -15,6 +15,7 @@ import {
 
 /** The guest's memory: both rings, and buffers to receive into. */
 const RAM_SIZE = 1 << 20;
+const RINGS = 2;
 const RING_SIZE = 256;
 const RING_SPACE = 0x4000;
 const AVAIL_AT = 0x1000;
@@ -50,18 +51,31 @@ function narrow(...values: readonly number[]): Uint8Array {
 }
 
 export class RehearsedFrontend {
-  readonly #fd: number;
-  readonly #ram: number;
-  readonly #kicks = [eventfdCreate(), eventfdCreate()];
-  readonly #calls = [eventfdCreate(), eventfdCreate()];
+  /** The socket, the guest's memory, and what the rings are signalled with. */
+  #fd = -1;
+  #ram = -1;
+  readonly #kicks: number[] = [];
+  readonly #calls: number[] = [];
   readonly #reply = new Uint8Array(64);
 
   /** Connects, and negotiates everything. @throws {SyscallError} without descriptors */
   constructor(private readonly service: GuestService) {
+    try {
+      this.#connect();
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  #connect(): void {
     this.#ram = memfdCreate("rehearsal", RAM_SIZE);
+    for (const fds of [this.#kicks, this.#calls]) {
+      for (let ring = 0; ring < RINGS; ring++) fds.push(eventfdCreate());
+    }
     const [ours, theirs] = socketPair();
     this.#fd = ours;
-    service.serve(theirs);
+    this.service.serve(theirs);
     this.#ask(Request.GET_FEATURES);
     this.#ask(Request.GET_PROTOCOL_FEATURES);
     this.#tell(Request.SET_PROTOCOL_FEATURES, wide(PROTOCOL_FEATURES));
@@ -104,7 +118,9 @@ export class RehearsedFrontend {
 
   /** SET_VRING_ENABLE of both rings. */
   enable(on: boolean): void {
-    for (const ring of [0, 1]) this.#ask(Request.SET_VRING_ENABLE, narrow(ring, +on));
+    for (let ring = 0; ring < RINGS; ring++) {
+      this.#ask(Request.SET_VRING_ENABLE, narrow(ring, +on));
+    }
   }
 
   /** The guest's driver takes features, shares memory, and sets both rings up. */
@@ -114,7 +130,7 @@ export class RehearsedFrontend {
     this.#ask(Request.GET_STATUS);
     this.#offerBuffers();
     this.#ask(Request.ADD_MEM_REG, wide(0, 0, RAM_SIZE, 0, 0), [this.#ram]);
-    for (const ring of [0, 1]) {
+    for (let ring = 0; ring < RINGS; ring++) {
       const at = ring * RING_SPACE;
       this.#tell(Request.SET_VRING_NUM, narrow(ring, RING_SIZE));
       this.#tell(Request.SET_VRING_BASE, narrow(ring, 0));
@@ -141,7 +157,9 @@ export class RehearsedFrontend {
 
   /** The guest stops. */
   stop(): void {
-    for (const ring of [0, 1]) this.#ask(Request.GET_VRING_BASE, narrow(ring, 0));
+    for (let ring = 0; ring < RINGS; ring++) {
+      this.#ask(Request.GET_VRING_BASE, narrow(ring, 0));
+    }
     this.#tell(Request.SET_STATUS, wide(DRIVER_OK));
     this.service.turn(0);
   }
@@ -159,8 +177,10 @@ export class RehearsedFrontend {
 
   /** Hangs up. */
   close(): void {
-    close(this.#fd);
-    this.service.turn(0);
-    for (const fd of [this.#ram, ...this.#kicks, ...this.#calls]) close(fd);
+    if (this.#fd !== -1) close(this.#fd);
+    this.service.session?.close();
+    this.service.session = undefined;
+    if (this.#ram !== -1) close(this.#ram);
+    for (const fd of [...this.#kicks, ...this.#calls]) close(fd);
   }
 }

@@ -24,6 +24,7 @@ const STATE_SIZE = 1 << 18;
 /** More than it takes to move the state through the smallest pipe. */
 const TURNS = 100;
 const SMALLEST_MEMORY = 2 ** 30;
+const NONE: Uint8Array = new Uint8Array(16);
 const SILENT: SessionLog = { warn() {}, info() {}, debug() {} };
 
 /** How much has been rehearsed, and what is left. */
@@ -34,16 +35,18 @@ export class Rehearsal {
   #bare = ROUNDS;
   #full = ROUNDS;
   #took = 0;
+  /** Why it was given up, "" if it was not. */
+  problem = "";
 
   constructor(config: Config) {
-    const { ip4, ip6 } = config;
-    // Nobody outside shall hear of a guest that arrives. The connections are of IPv4,
-    // whether or not a guest has that here.
+    const { ip6 } = config;
+    // The connections are of IPv4, whether or not a guest has that here.
+    const ip4 = config.ip4 ?? (ip6 && { ...ip6, address: NONE, prefixLength: 0 });
     const alone = {
       tcp: true,
       queues: 1,
       forwards: [],
-      ip4: secluded(ip4 ?? ip6),
+      ip4: secluded(ip4),
       ip6: secluded(ip6),
     };
     this.#config = { ...config, ...alone };
@@ -67,23 +70,30 @@ export class Rehearsal {
     } catch (error) {
       // Without memory or descriptors, say: the move itself takes somewhat longer then.
       this.#bare = this.#full = 0;
+      this.problem = String(error);
       log.debug(`a move could not be rehearsed: ${error}`);
     }
     const took = performance.now() - start;
     this.#took += took;
-    if (this.#full > 0 || connections === 0) return;
+    if (this.wants(repair)) return;
+    this.#close();
+    if (this.problem !== "") return;
     log.debug(
       `a move of ${connections} connections was rehearsed: ${this.#took.toFixed(1)} ms ` +
         `in all, ${took.toFixed(1)} ms for the last of ${ROUNDS}`,
     );
+  }
+
+  #close(): void {
+    this.#service?.close();
     this.#service?.epoll.close();
     this.#service = undefined;
   }
 }
 
-/** Without a gateway to tell of the guest. */
+/** Without a gateway: nobody outside shall hear of a guest that arrives. */
 function secluded(family: FamilyConfig | undefined): FamilyConfig | undefined {
-  return family === undefined ? family : { ...family, gateway: new Uint8Array(16) };
+  return family === undefined ? family : { ...family, gateway: NONE };
 }
 
 function newService(config: Config): GuestService {
@@ -112,22 +122,37 @@ function moveOnce(service: GuestService, connections: number): void {
 
 function leave(service: GuestService, talk: () => void): Uint8Array<ArrayBuffer> {
   const source = new RehearsedFrontend(service);
-  const [reading, writing] = createPipe();
   try {
-    setNonBlocking(reading);
     source.enable(true);
     source.start();
     talk();
     source.stop();
-    const accepted = source.transfer(SAVE, writing);
-    close(writing);
-    if (!accepted) throw new Error("no state to be had");
-    const state = receiveState(service, reading);
+    const state = save(service, source);
     if (source.check() !== 0) throw new Error("not saved");
     return state;
   } finally {
-    close(reading);
     source.close();
+  }
+}
+
+function save(
+  service: GuestService,
+  source: RehearsedFrontend,
+): Uint8Array<ArrayBuffer> {
+  const [reading, writing] = createPipe();
+  let accepted = false;
+  try {
+    setNonBlocking(reading);
+    accepted = source.transfer(SAVE, writing);
+  } finally {
+    close(writing);
+    if (!accepted) close(reading);
+  }
+  if (!accepted) throw new Error("no state to be had");
+  try {
+    return receiveState(service, reading);
+  } finally {
+    close(reading);
   }
 }
 
