@@ -24,7 +24,12 @@ async function setChannels(guest: Agent, count: number): Promise<void> {
 
 /** What the agent does runs on one processor, and so uses its queue; 3 for both. */
 async function pin(guest: Agent, mask: number): Promise<void> {
-  await guest.shell(`taskset -ap ${mask} $PPID`);
+  // A thread of the agent may end meanwhile.
+  await guest.shell(
+    `for task in /proc/$PPID/task/*; do
+      taskset -p ${mask} \${task##*/} || [ ! -e $task ] || exit 1
+    done`,
+  );
 }
 
 /** Interrupts of each of the guest's transmit and receive queues so far. */
