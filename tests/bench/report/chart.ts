@@ -156,10 +156,10 @@ export function comparisonChart(rows: readonly Row[], backends: readonly string[
 const exactly = (value: number): Spread => ({ median: value, least: value, most: value });
 
 /** What packets cost in level micro: the kernel's part and the rest. */
-export function microChart(results: readonly Measured[]): string {
+export function microChart(title: string, results: readonly Measured[]): string {
   const kernel = results.map((r) => Math.min(r.kernelNanoseconds, r.nanoseconds));
   return render({
-    title: "micro: CPU time of the data path (less is better)",
+    title: `micro: CPU time of the data path, ${title} (less is better)`,
     unit: "ns per packet",
     categories: results.map(({ name }) => name),
     series: [

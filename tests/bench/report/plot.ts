@@ -86,11 +86,26 @@ function aboutRuns(runs: readonly Figures[]): string[] {
   ];
 }
 
+/** What costs above this (ns) would leave the rest too small to see. */
+const LARGE_COST = 3000;
+
+function microCharts(micro: readonly Measured[]) {
+  const small = micro.filter(({ nanoseconds }) => nanoseconds < LARGE_COST);
+  const large = micro.filter(({ nanoseconds }) => nanoseconds >= LARGE_COST);
+  return [
+    { file: "micro-packets.svg", title: "packets", results: small },
+    { file: "micro-large.svg", title: "segments and connections", results: large },
+  ].filter(({ results }) => results.length > 0);
+}
+
 function microPart(micro: readonly Measured[], heap: Figures["heap"]): string[] {
   if (micro.length + heap.length === 0) return [];
   const rows = micro.length > 0 ? [HEADINGS, ...micro.map(microRow)] : [];
-  const picture = micro.length > 0 ? ["![CPU time per packet](micro.svg)", ""] : [];
-  return ["## micro", "", ...picture, ...code([...rows, "", ...heap.map(heapRow)])];
+  const pictures = microCharts(micro).flatMap(({ file, title }) => [
+    `![CPU time of ${title}](${file})`,
+    "",
+  ]);
+  return ["## micro", "", ...pictures, ...code([...rows, "", ...heap.map(heapRow)])];
 }
 
 async function main([folder, ...files]: readonly string[]): Promise<number> {
@@ -105,8 +120,8 @@ async function main([folder, ...files]: readonly string[]): Promise<number> {
   const { backends: known, micro, heap, samples } = merge(runs);
   const backends = Object.keys(known);
   const pictures = await draw(folder, rowsOf(samples, backends), backends);
-  if (micro.length > 0) {
-    await Deno.writeTextFile(`${folder}/micro.svg`, microChart(micro));
+  for (const { file, title, results } of microCharts(micro)) {
+    await Deno.writeTextFile(`${folder}/${file}`, microChart(title, results));
   }
   const tables = sections(samples, backends);
   const text = ["# Figures", "", ...aboutRuns(runs), ...microPart(micro, heap)];
