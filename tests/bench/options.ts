@@ -18,7 +18,8 @@ export const HELP =
   --rounds N      turns of each back-end (default 2)
   --seconds N     time for each case (default 1)
   --packets N     packets of the cases that watch the heap (default 10000000)
-  --idle N        idle connections (default 100000)
+  --idle N        idle connections (default 100000); fewer where a process may not have
+                  so many descriptors
   --queues N      queue pairs, behind tap and in QEMU (default 1); vuelo is started with
                   --queues N where that is above 1
   --quiet N       seconds to wait for other processes to leave the machine alone before

@@ -1,4 +1,7 @@
-/** DPDK's virtio-user, bridged to a tap. */
+/**
+ * DPDK's virtio-user, bridged to a tap. Its virtio driver takes no frames above 9728 bytes
+ * (VIRTIO_MAX_RX_PKTLEN).
+ */
 import { DpdkGuest } from "../../support/dpdk.ts";
 import { until } from "../../support/lab_process.ts";
 import type { Frontend, GuestSpace } from "./frontend.ts";
@@ -7,8 +10,6 @@ import { addressLink, ip, prepareNamespace } from "./network.ts";
 const LINK = "eth0";
 /** Frames that wait for testpmd; a full queue would lose them. */
 const QUEUE_LENGTH = 60_000;
-/** Its virtio driver takes no longer frames (VIRTIO_MAX_RX_PKTLEN is 9728). */
-const MAX_MTU = 9000;
 const HEADROOM = 256;
 
 class DpdkSpace implements GuestSpace {
@@ -51,7 +52,6 @@ class DpdkSpace implements GuestSpace {
 
 export const DPDK: Frontend = {
   name: "dpdk",
-  maxMtu: MAX_MTU,
   async create(): Promise<GuestSpace> {
     const guest = await DpdkGuest.create();
     await prepareNamespace(guest.namespace);

@@ -14,7 +14,5 @@ export interface GuestSpace {
 
 export interface Frontend {
   readonly name: string;
-  /** Largest MTU that it can do. */
-  readonly maxMtu: number;
   create(): Promise<GuestSpace>;
 }

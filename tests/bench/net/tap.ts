@@ -57,7 +57,6 @@ class TapSpace implements GuestSpace {
 
 export const TAP: Frontend = {
   name: "tap",
-  maxMtu: 65_520,
   async create(): Promise<GuestSpace> {
     const namespace = `vuelo-${Deno.pid}-tap${counter++}`;
     await netns("add", namespace);

@@ -7,7 +7,6 @@ import { GUEST_BASE, RING_SIZE, type ThreadJob } from "./memory.ts";
 import { Ring } from "./ring.ts";
 
 const DESC_F_WRITE = 2;
-const NET_HEADER = 12;
 const BUFFERS_AT = 10;
 /** Frames that a driver takes in one go before it gives buffers back (NAPI_POLL_WEIGHT). */
 const WEIGHT = 64;
@@ -99,6 +98,5 @@ class Receiver {
 
 /** Never ends. */
 export function receive(job: ThreadJob, memory: ArrayBuffer): never {
-  if (NET_HEADER > job.rxBuffer) throw new RangeError("buffers are too small");
   return new Receiver(job, memory).run();
 }

@@ -20,6 +20,8 @@ export class Ring {
   #next = 0;
   #told = 0;
   #seen = 0;
+  /** Bytes that the device wrote to the chain taken last. */
+  length = 0;
 
   /** @param at offset of the ring in `memory` */
   constructor(
@@ -73,14 +75,13 @@ export class Ring {
     return (Atomics.load(this.#used16, USED_INDEX) - this.#seen) & 0xffff;
   }
 
-  /** Takes a used chain: its first descriptor; {@link length} is what was written. */
+  /** Takes a used chain: its first descriptor, and {@link length}. */
   take(): number {
     const at = 1 + 2 * (this.#seen & MASK);
     this.#seen = (this.#seen + 1) & 0xffff;
     this.length = this.#used32[at + 1];
     return this.#used32[at];
   }
-  length = 0;
 
   /** Sleeps until there is a used chain. */
   wait(): void {
