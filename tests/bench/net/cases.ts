@@ -83,7 +83,7 @@ async function observe(session: Session): Promise<Window> {
     guest.call("read", {}),
     peer.call("read", {}),
   ]);
-  if (backend.ended) throw new Error(`the back-end ended: ${backend.output}`);
+  if (backend.ended) throw new Error("it is gone");
   return { guest: inside, peer: outside, cpuSeconds };
 }
 

@@ -134,7 +134,9 @@ async function oneSession(
         const [figures, noise] = await quietly(plan.quiet, () => one.measure(session));
         tell(one.name, { figures, noise });
       } catch (error) {
-        tell(one.name, { figures: {}, error: (error as Error).message });
+        const { message } = error as Error;
+        const end = backend.ended ? `; the back-end ended: ${backend.output}` : "";
+        tell(one.name, { figures: {}, error: message + end });
         if (backend.ended) return;
       }
     }

@@ -42,6 +42,8 @@ interface Session {
   readonly backend: Running;
   readonly guest: Machine;
   readonly peer: Load;
+  /** The peer's namespace. */
+  readonly world: string;
   readonly seconds: number;
 }
 
@@ -77,13 +79,25 @@ interface Report {
   readonly end: Readonly<Record<string, Sums>>;
 }
 
+async function startServer(namespace: string): Promise<Process> {
+  const { path, args, env } = await iperf3();
+  // Its datagrams are to come from where it is asked, not from the link's own address.
+  const serve = ["-s", "-B", ADDRESS.peer, "-p", `${IPERF_PORT}`, "--forceflush"];
+  const server = new Process([path, ...args, ...serve], { namespace, env });
+  await server.says(/listening on/);
+  return server;
+}
+
 /** Runs iperf3 in the guest; its report, and the back-end's CPU seconds. */
 async function iperf(session: Session, args: string[]): Promise<[Report, number]> {
   const { backend, guest, seconds } = session;
+  // One for each case: a client that was lost would keep it busy.
+  const server = await startServer(session.world);
   const argv = ["iperf3", "-J", "-c", ADDRESS.peer, "-p", `${IPERF_PORT}`];
   argv.push("-t", `${Math.max(1, Math.round(seconds))}`, ...args);
   const before = backend.cpuSeconds();
-  const { stdout, stderr } = await guest.call("exec", { argv, timeout: seconds + 30 });
+  const { stdout, stderr } = await guest.call("exec", { argv, timeout: seconds + 20 })
+    .finally(() => server.stop());
   const cpuSeconds = backend.cpuSeconds() - before;
   if (stdout === "") throw new Error(`iperf3: ${stderr}`);
   const report = JSON.parse(stdout) as Report;
@@ -171,11 +185,6 @@ export async function compareMachines(
   stack.defer(() => network.close());
   const peer = await Load.start(network.peer, [], []);
   stack.defer(() => peer.stop());
-  const { path, args, env } = await iperf3();
-  // Its datagrams are to come from where it is asked, not from the link's own address.
-  const serve = ["-s", "-B", ADDRESS.peer, "-p", `${IPERF_PORT}`];
-  const server = new Process([path, ...args, ...serve], { namespace: network.peer, env });
-  stack.defer(async () => void await server.stop());
   for (let round = 0; round < plan.rounds; round++) {
     const { contenders } = plan;
     const order = round % 2 === 0 ? contenders : contenders.toReversed();
@@ -211,7 +220,7 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
     const guest = await kind.start(backend.socket, plan.queues);
     stack.defer(() => guest.stop());
     await configure(guest);
-    const session = { backend, guest, peer, seconds: plan.seconds };
+    const session = { backend, guest, peer, world: network.peer, seconds: plan.seconds };
     for (const entry of cases) {
       mtu = entry.mtu;
       await guest.run("ip", "link", "set", "eth0", "mtu", `${mtu}`);
@@ -220,7 +229,9 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
         const [figures, noise] = await quietly(plan.quiet, measure);
         tell(entry.one.name, { figures, noise });
       } catch (error) {
-        tell(entry.one.name, { figures: {}, error: (error as Error).message });
+        const { message } = error as Error;
+        const end = backend.ended ? `; the back-end ended: ${backend.output}` : "";
+        tell(entry.one.name, { figures: {}, error: message + end });
         if (backend.ended) return;
       }
     }
