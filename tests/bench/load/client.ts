@@ -5,6 +5,7 @@ import { EPOLLIN, EPOLLOUT } from "../../../ffi/event.ts";
 import { IovecArray, MessageArray } from "../../../ffi/iovec.ts";
 import {
   AF_INET,
+  closeFd,
   connectSocket,
   getOption,
   IPPROTO_TCP,
@@ -65,13 +66,24 @@ abstract class Client implements Handler {
 
   abstract event(fd: number, events: number): void;
 
-  /** Opens a connection; a port of its own for each until they begin again. */
+  /**
+   * Opens a connection, to one port after the other; -1, which counts as a failure, if no
+   * descriptor or port is left.
+   */
   protected open(): number {
-    const fd = checked(openSocket(AF_INET, SOCK_STREAM, IPPROTO_TCP), "socket");
+    const fd = openSocket(AF_INET, SOCK_STREAM, IPPROTO_TCP);
+    if (fd === -1) {
+      this.engine.counters.failed++;
+      return -1;
+    }
     const { ports } = this.work;
     const port = ports[this.#opened++ % ports.length];
     if (connectSocket(fd, this.#address, 0, port) === -1) {
-      if (errno() !== Errno.EINPROGRESS) checked(-1, `connect to ${this.work.address}`);
+      if (errno() !== Errno.EINPROGRESS) {
+        this.engine.counters.failed++;
+        closeFd(fd);
+        return -1;
+      }
     }
     setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     this.own.add(fd);
@@ -102,9 +114,10 @@ export class Streams extends Client {
   }
 
   #next(): void {
-    if (this.#left === 0) return;
-    this.#left--;
-    this.open();
+    while (this.#left > 0) {
+      this.#left--;
+      if (this.open() !== -1) return;
+    }
   }
 
   event(fd: number): void {
@@ -165,6 +178,7 @@ export class Connections extends Client {
   #begin(): void {
     const since = performance.now();
     const fd = this.open();
+    if (fd === -1) return;
     this.#since[fd] = since;
     this.#answered[fd] = false;
   }

@@ -43,6 +43,8 @@ const CONNECTING_MS = 8000;
 const OPENING_MS = 240_000;
 /** A back-end that opens no more in this time opens no more at all. */
 const STANDSTILL_MS = 5000;
+/** A back-end may need a timer for each connection, besides its socket. */
+const EACH = 2;
 /** Descriptors that are left for all else. */
 const SPARE = 1000;
 
@@ -195,7 +197,7 @@ function requests(what: "echo" | "once", from: Side, count: number): NetCase {
 /** Opens idle connections, as many as the machine lets a process have; how many it were. */
 async function openIdle({ guest, idle }: Session): Promise<number> {
   await guest.call("mark", {});
-  const count = Math.min(idle, await descriptorsOfOne() - SPARE);
+  const count = Math.min(idle, Math.floor((await descriptorsOfOne() - SPARE) / EACH));
   const order = work("guest", { kind: "idle", count, ports: PEER_PORTS });
   await guest.call("start", { ...order, name: "idle" });
   let done = 0;
@@ -218,15 +220,18 @@ const besideIdle: NetCase = {
     const { backend } = session;
     const busy = async () => (await streams("down", 1).measure(session)).throughput!;
     const [alone, before] = [await busy(), backend.memory().anonymous];
-    const opened = await openIdle(session);
-    if (opened === 0) throw new Error("no idle connection could be opened");
-    const [beside, after] = [await busy(), backend.memory().anonymous];
-    await session.guest.call("stop", { name: "idle" });
-    return {
-      "idle connections": opened / 1000,
-      "kept beside idle": 100 * beside / alone,
-      "memory per idle": (after - before) * 2 ** 20 / opened,
-    };
+    try {
+      const opened = await openIdle(session);
+      if (opened === 0) throw new Error("no idle connection could be opened");
+      const [beside, after] = [await busy(), backend.memory().anonymous];
+      return {
+        "idle connections": opened / 1000,
+        "kept beside idle": 100 * beside / alone,
+        "memory per idle": (after - before) * 2 ** 20 / opened,
+      };
+    } finally {
+      await session.guest.call("stop", { name: "idle" });
+    }
   },
 };
 
