@@ -8,7 +8,7 @@ import {
   PEER_PORTS,
   type Session,
 } from "./cases.ts";
-import { type Contender, Running } from "./contender.ts";
+import { type Contender, lastLine, Running } from "./contender.ts";
 import type { Frontend, GuestSpace } from "./frontend.ts";
 import { Load } from "./load.ts";
 import { ADDRESS, createNetwork } from "./network.ts";
@@ -135,7 +135,7 @@ async function oneSession(
         tell(one.name, { figures, noise });
       } catch (error) {
         const { message } = error as Error;
-        const end = backend.ended ? `; the back-end ended: ${backend.output}` : "";
+        const end = backend.ended ? `; the back-end ended: ${lastLine(backend)}` : "";
         tell(one.name, { figures: {}, error: message + end });
         if (backend.ended) return;
       }

@@ -44,6 +44,11 @@ export async function peer(text: string): Promise<Contender> {
   return { name: name === "vuelo" ? "peer" : name, command, shown: text };
 }
 
+/** What a back-end said last, which tells why it ended. */
+export function lastLine({ output }: Running): string {
+  return output.trim().split("\n").at(-1) ?? "";
+}
+
 /** A contender at work. */
 export class Running {
   private constructor(

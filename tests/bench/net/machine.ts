@@ -7,7 +7,7 @@ import { Process } from "../../support/lab_process.ts";
 import type { Network } from "../../support/netns.ts";
 import { Guest } from "../../support/qemu.ts";
 import { UmlGuest } from "../../support/uml.ts";
-import { FORWARDED, Running } from "./contender.ts";
+import { FORWARDED, lastLine, Running } from "./contender.ts";
 import type { Contender } from "./contender.ts";
 import { type Plan, PROCESS, type Told } from "./compare.ts";
 import { Load } from "./load.ts";
@@ -189,7 +189,11 @@ export async function compareMachines(
     const { contenders } = plan;
     const order = round % 2 === 0 ? contenders : contenders.toReversed();
     for (const contender of order) {
-      await oneMachine(plan, kind, { network, peer, contender, round, cases });
+      // After a back-end that ended the rest goes on with a new one.
+      for (let done = 0; done < cases.length;) {
+        const turn = { network, peer, contender, round, cases: cases.slice(done) };
+        done += await oneMachine(plan, kind, turn);
+      }
     }
   }
 }
@@ -202,7 +206,8 @@ interface Turn {
   readonly cases: readonly { readonly mtu: number; readonly one: MachineCase }[];
 }
 
-async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<void> {
+/** Measures cases until the back-end ends; how many there is no need to try again. */
+async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<number> {
   const { network, peer, contender, round, cases } = turn;
   const common = {
     level: kind.level,
@@ -230,13 +235,14 @@ async function oneMachine(plan: Plan, kind: MachineKind, turn: Turn): Promise<vo
         tell(entry.one.name, { figures, noise });
       } catch (error) {
         const { message } = error as Error;
-        const end = backend.ended ? `; the back-end ended: ${backend.output}` : "";
+        const end = backend.ended ? `; the back-end ended: ${lastLine(backend)}` : "";
         tell(entry.one.name, { figures: {}, error: message + end });
-        if (backend.ended) return;
+        if (backend.ended) return cases.indexOf(entry) + 1;
       }
     }
   } catch (error) {
     const said = backend.output.slice(-500);
     tell(PROCESS, { figures: {}, error: `${(error as Error).message}: ${said}` });
   }
+  return cases.length;
 }

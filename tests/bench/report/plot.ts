@@ -25,8 +25,28 @@ export function merge(runs: readonly Figures[]): Omit<Figures, "about"> {
     backends: Object.assign({}, ...runs.map((run) => run.backends)),
     micro: [...micro.values()],
     heap: [...heap.values()],
-    samples: [...samples.values()].flat(),
+    samples: inOrder([...samples.values()].flat()),
   };
+}
+
+/** Frontends in the order in which they are shown, with what to know of each. */
+const FRONTENDS: Readonly<Record<string, string>> = {
+  tap: "The benchmark's own frontend: the kernel of a namespace is the guest.",
+  dpdk:
+    "testpmd takes each frame from its tap by a call of its own, with no offloads, and " +
+    "polls on a processor: it bounds what it measures.",
+  uml: "Linux as a process. Its driver virtio_uml finds no device behind passt.",
+  qemu:
+    "Linux in QEMU, by translation where KVM is not usable: the guest's own processors " +
+    "bound what is measured.",
+};
+
+function inOrder(samples: Figures["samples"]): Figures["samples"] {
+  const names = Object.keys(FRONTENDS);
+  const place = (name: string) => names.indexOf(name);
+  return samples.toSorted((a, b) =>
+    place(a.frontend) - place(b.frontend) || a.mtu - b.mtu
+  );
 }
 
 const fileName = (text: string) => text.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
@@ -126,7 +146,7 @@ async function main([folder, ...files]: readonly string[]): Promise<number> {
   const tables = sections(samples, backends);
   const text = ["# Figures", "", ...aboutRuns(runs), ...microPart(micro, heap)];
   for (const [title, names] of pictures) {
-    text.push(`## ${title}`, "");
+    text.push(`## ${title}`, "", FRONTENDS[title.split(": ")[1]] ?? "", "");
     for (const name of names) text.push(`![${name.replace(".svg", "")}](${name})`, "");
     const own = tables.filter((table) => table.title.startsWith(`${title},`));
     text.push(...own.map(asMarkdown));
