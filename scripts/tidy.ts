@@ -1,6 +1,7 @@
 /**
  * Checks what no compiler checks: imports point one way between the layers, only ffi/
- * opens libraries, and files stay small. Exit status 1 and one line per finding.
+ * opens libraries, no BigInt where packets pass, and files stay small. Exit status 1 and
+ * one line per finding.
  */
 
 /** A module may import modules of its own or a lower layer. */
@@ -26,6 +27,9 @@ const LAYERS: readonly { readonly prefix: string; readonly layer: number }[] = [
 ];
 const MAX_LINES = 500;
 const NATIVE = /\bDeno\.(dlopen|UnsafePointer|UnsafePointerView|UnsafeCallback)\b/;
+/** Where every packet passes: addresses and offsets are doubles there. */
+const HOT = /^src\/(virtio|flow|mesh)\//;
+const BIG = /\bBigInt\b|\bBig(Int|Uint)64|\b\d[\d_]*n\b|"(bigint|i64|u64|usize|isize)"/;
 
 function layerOf(path: string): number {
   return LAYERS.find((entry) => path.startsWith(entry.prefix))?.layer ?? 0;
@@ -62,6 +66,9 @@ function inspect(path: string): string[] {
     if (path !== "scripts/tidy.ts") {
       findings.push(`${path}: only ffi/ may call native code`);
     }
+  }
+  if (HOT.test(path) && !isTest && BIG.test(text)) {
+    findings.push(`${path}: a BigInt where packets pass`);
   }
   const lines = text.split("\n").length - 1;
   if (lines > MAX_LINES) findings.push(`${path}: ${lines} lines, more than ${MAX_LINES}`);

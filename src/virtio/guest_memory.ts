@@ -29,12 +29,15 @@ const MAX_LOG_SIZE = 2 ** 33;
 /** Regions start at multiples of this, so that transparent huge pages can back them. */
 const ALIGNMENT = 2 ** 21;
 const MAX_ALIGNMENT = 2 ** 30;
-const DEFAULT_LIMIT = 2 ** 40;
+/** Room for a guest of 1 TiB and more, twice: a new table is mapped beside the old one. */
+const DEFAULT_LIMIT = 2 ** 43;
 /** Bytes of one window, see {@link GuestMemory.windows}. */
 export const WINDOW = 2 ** 30;
 /** A window goes on for so long after its end; no region ends closer to the buffer's. */
 const WINDOW_OVERLAP = ALIGNMENT;
 const MIN_LIMIT = 2 ** 30;
+/** Where no region lies. */
+const NO_WINDOW = new DataView(new ArrayBuffer(0));
 
 /** A region as SET_MEM_TABLE and ADD_MEM_REG describe it; all are bytes. */
 export interface RegionRequest {
@@ -88,9 +91,11 @@ export class GuestMemory {
   /**
    * The same in windows of 1 GiB: byte `offset` is byte `offset - i * WINDOW` of window
    * `i = offset / WINDOW | 0`, and up to 2 MiB from there on lie in the same window. V8
-   * is several times faster with a position that is a 32-bit integer.
+   * is several times faster with a position that is a 32-bit integer. They are made as
+   * regions come to lie in them.
    */
   windows: readonly DataView[] = [];
+  #windows: DataView[] = [];
   /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
   logging = false;
 
@@ -270,6 +275,7 @@ export class GuestMemory {
     this.#places = Float64Array.from(this.#regions, (region) => region.place);
     this.#guest = this.#size = this.#place = 0;
     if (regions.length > 0) this.#select(0);
+    for (const { place, size } of regions) this.#makeWindows(place, size);
     this.onChange();
   }
 
@@ -278,7 +284,20 @@ export class GuestMemory {
     if (this.windows.length > 0) return;
     this.buffer = this.#reservation.buffer;
     this.view = new DataView(this.buffer);
-    this.windows = windowsOf(this.buffer);
+    const count = Math.ceil(this.size / WINDOW);
+    this.windows = this.#windows = new Array<DataView>(count).fill(NO_WINDOW);
+    this.#makeWindows(0, 1);
+  }
+
+  /** Makes the windows that `length` bytes from an offset on lie in. */
+  #makeWindows(offset: number, length: number): void {
+    const last = Math.floor((offset + length - 1) / WINDOW);
+    for (let i = Math.floor(offset / WINDOW); i <= last; i++) {
+      if (this.#windows[i] !== NO_WINDOW) continue;
+      const start = i * WINDOW;
+      const size = Math.min(WINDOW + WINDOW_OVERLAP, this.size - start);
+      this.#windows[i] = new DataView(this.buffer, start, size);
+    }
   }
 
   #map(request: RegionRequest, fd: number, taken: readonly Mapping[]): Region {
@@ -432,14 +451,6 @@ function reserveUpTo(limit: number): Reservation {
     if (reservation !== null) return reservation;
   }
   throw new MemoryError("no addresses left to map guest memory at: see ulimit -v");
-}
-
-function windowsOf(buffer: ArrayBuffer): DataView[] {
-  const size = buffer.byteLength;
-  return Array.from({ length: Math.ceil(size / WINDOW) }, (_, i) => {
-    const start = i * WINDOW;
-    return new DataView(buffer, start, Math.min(WINDOW + WINDOW_OVERLAP, size - start));
-  });
 }
 
 /** The unit of mapping a file: hugetlbfs tells its page size as the block size. */

@@ -19,10 +19,12 @@ export interface WorldOptions {
   /** The guest takes several datagrams as one frame. */
   readonly largeDatagrams?: boolean;
   readonly ring?: RingOptions;
+  /** Guest memory that is not the usual one's. */
+  readonly ram?: GuestRam;
 }
 
 export class FlowWorld {
-  readonly ram = new GuestRam(memory, RAM);
+  readonly ram: GuestRam;
   readonly driver: MockDriver;
   readonly path: DataPath;
   readonly epoll = new Epoll();
@@ -30,10 +32,11 @@ export class FlowWorld {
   constructor(options: WorldOptions = {}) {
     const { mergeable = true, guestChecksum = false, ring = {} } = options;
     const { largeDatagrams = false } = options;
+    this.ram = options.ram ?? new GuestRam(memory, RAM);
     this.driver = new MockDriver(this.ram, mergeable, 256, ring);
     this.path = new DataPath(
       flowConfig({ ra: false, ...options.config }),
-      memory,
+      this.ram.memory,
       this.epoll,
       FLOWS,
     );

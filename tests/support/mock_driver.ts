@@ -58,9 +58,16 @@ export class GuestRam {
   take(size: number, align = 16): number {
     const at = Math.ceil(this.#next / align) * align;
     this.#next = at + size;
-    const [{ address, size: all }] = this.regions;
-    if (this.#next > address + all) throw new RangeError("guest memory is used up");
+    const inside = this.regions.some(({ address, size: all }) =>
+      at >= address && this.#next <= address + all
+    );
+    if (!inside) throw new RangeError("guest memory is used up");
     return at;
+  }
+
+  /** What is taken next comes from `address` on, in any region. */
+  seek(address: number): void {
+    this.#next = address;
   }
 
   /** The bytes at a guest address, as they lie in memory. */
