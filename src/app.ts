@@ -119,8 +119,15 @@ class Service {
     const idle = path.table.count === 0 && path.timeout() !== 0 && migration.idle;
     const rehearses = idle && this.#rehearsal.wants(move.repair);
     const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
-    if (rehearses && count === 0) this.#rehearsal.round(move.repair);
+    if (rehearses && count === 0) this.#rehearse();
     return epoll.interrupted;
+  }
+
+  /** A bit of what would take its time while a guest that moves here stands still. */
+  #rehearse(): void {
+    const { move, device } = this.#guest;
+    this.#rehearsal.round(move.repair);
+    if (!this.#rehearsal.wants(move.repair)) device.memory.open();
   }
 
   #accept(): void {

@@ -262,13 +262,13 @@ export class GuestMemory {
   /** Sees the memory of another thread as it is there; nothing is mapped here. */
   follow({ regions, log, logging }: MemoryMap): void {
     this.#install([...regions]);
-    if (log !== null) this.#open();
+    if (log !== null) this.open();
     this.#log = log === null ? null : new Uint8Array(this.buffer, log.offset, log.size);
     this.logging = logging;
   }
 
   #install(regions: Region[]): void {
-    if (regions.length > 0) this.#open();
+    if (regions.length > 0) this.open();
     this.#regions = regions.toSorted((a, b) => a.guestAddress - b.guestAddress);
     this.#guests = Float64Array.from(this.#regions, (region) => region.guestAddress);
     this.#sizes = Float64Array.from(this.#regions, (region) => region.size);
@@ -279,8 +279,11 @@ export class GuestMemory {
     this.onChange();
   }
 
-  /** Not before there is a guest: see {@link Reservation.buffer}. */
-  #open(): void {
+  /**
+   * Takes what time it takes before there is memory, see {@link Reservation.buffer}: when
+   * the first comes, a guest may be waiting that has moved here.
+   */
+  open(): void {
     if (this.windows.length > 0) return;
     this.buffer = this.#reservation.buffer;
     this.view = new DataView(this.buffer);
@@ -387,7 +390,7 @@ export class GuestMemory {
     const { mapping, skip } = this.#mapFile(fd, offset, size, this.#regions, "dirty log");
     const old = this.#logMapping;
     this.#logMapping = mapping;
-    this.#open();
+    this.open();
     this.#log = new Uint8Array(this.buffer, mapping.mapAt + skip, size);
     this.logging = this.#logWanted;
     this.onChange();
