@@ -53,6 +53,8 @@ export class FrameSink {
   /** The ring's indexes made no sense: the owner stops the queue. */
   broken = false;
   committed = 0;
+  /** Buffers of committed frames that the guest has not been shown yet. */
+  unseen = 0;
   /** A frame found no receive buffer since this was last cleared. */
   starved = false;
 
@@ -248,6 +250,7 @@ export class FrameSink {
       buffers++;
     }
     this.#usedChains = this.#frameChain[frame] + buffers;
+    this.unseen += buffers;
     return buffers;
   }
 
@@ -323,6 +326,7 @@ export class FrameSink {
 
   /** Shows the guest all committed frames; true if it wants to be notified. */
   flush(): boolean {
+    this.unseen = 0;
     return this.queue.publish();
   }
 

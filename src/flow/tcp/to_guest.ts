@@ -45,8 +45,11 @@ export const FIRST_READ = 4096;
  */
 const LONGEST_READ = 2 << 16;
 const LONGEST_SMALL = 3 << 16;
-/** A read of so many bytes is shown to the guest at once. */
-const BULK = 32768;
+/**
+ * Buffers that are shown to the guest before more are filled: a quarter of the usual ring,
+ * so that both sides work at once, and wake each other no oftener than that takes.
+ */
+const SHOWN_AT_ONCE = 64;
 
 /** How {@link sendData} ended. */
 export const Sent = {
@@ -132,7 +135,7 @@ export function sendData(t: TcpShared, flow: number): number {
     const drained = got < reserved && t.urgent[flow] === 0;
     commitFrames(t, flow, headLength, got, drained, mss, large, four);
     t.context.sink.end();
-    if (got >= BULK) t.context.showFrames();
+    if (t.context.sink.unseen >= SHOWN_AT_ONCE) t.context.showFrames();
     turn += got;
     adaptHint(t, flow, got, reserved);
     if (drained) {
