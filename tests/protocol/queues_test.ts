@@ -137,15 +137,38 @@ for (const pairs of [1, 2, 8]) {
   });
 }
 
+/** Asks for the gateway's address on a pair, and gets the answer there. */
+async function askOn(driver: QueueDriver, pair: number): Promise<void> {
+  const arp = new Uint8Array(60);
+  arp.set([255, 255, 255, 255, 255, 255, ...GUEST_MAC, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+  arp.set([...GUEST_MAC, 192, 0, 2, 5, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1], 22);
+  driver.send(pair, arp);
+  const [from] = await driver.receive((frame) => frame[13] === 6 && frame[21] === 2);
+  assertEquals(from, pair);
+}
+
 twoPairs("what the guest asks on a pair is answered on it", async (driver) => {
-  for (const pair of [1, 0, 1]) {
-    const arp = new Uint8Array(60);
-    arp.set([255, 255, 255, 255, 255, 255, ...GUEST_MAC, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-    arp.set([...GUEST_MAC, 192, 0, 2, 5, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1], 22);
-    driver.send(pair, arp);
-    const [from] = await driver.receive((frame) => frame[13] === 6 && frame[21] === 2);
-    assertEquals(from, pair);
-  }
+  for (const pair of [1, 0, 1]) await askOn(driver, pair);
+});
+
+Deno.test("frames of both pairs are captured", async () => {
+  const folder = await Deno.makeTempDir();
+  const file = `${folder}/pcap`;
+  await QueueDriver.run([...ARGS, "--pcap", file], async (driver) => {
+    await driver.setUp(2);
+    for (const pair of [1, 0, 1]) await askOn(driver, pair);
+    // Questions of 60 bytes and answers of 42, each after 16 bytes of its own.
+    const size = 24 + 3 * (16 + 60) + 3 * (16 + 42);
+    await until("six frames", () => Deno.statSync(file).size >= size);
+    const bytes = await Deno.readFile(file);
+    const view = new DataView(bytes.buffer);
+    const lengths = [];
+    for (let at = 24; at < bytes.length; at += 16 + lengths.at(-1)!) {
+      lengths.push(view.getUint32(at + 8, true));
+    }
+    assertEquals(lengths.sort((a, b) => a - b), [42, 42, 42, 60, 60, 60]);
+  });
+  await Deno.remove(folder, { recursive: true });
 });
 
 twoPairs(
@@ -262,3 +285,14 @@ queues(
     }
   },
 );
+
+Deno.test("--one-off: all threads end with the frontend", async () => {
+  await QueueDriver.run([...ARGS, "--one-off"], async (driver) => {
+    await driver.setUp(2);
+    const flow = new UdpFlow(driver);
+    await flow.up(1);
+    driver.frontend.close();
+    assertEquals((await driver.process.status).code, 0);
+    assert(driver.process.output.includes("1 frames from the guest"));
+  });
+});
