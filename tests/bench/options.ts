@@ -28,7 +28,8 @@ export const HELP =
 
 vuelo is what VUELO_BIN names, else the sources. Levels native and guest need root or a
 machine that lets users make namespaces; what is missing is fetched from Debian into the
-cache folder. Of a table's cells the median comes first, then lowest and highest.
+cache folder. All of it takes some ten minutes, with --peer twice as long, and longer where
+the machine is not quiet. Of a table's cells the median comes first, then lowest and highest.
 
 Columns of level micro, per packet (or what the case counts):
   ns         CPU time of the data path, the kernel's part of it included
