@@ -113,10 +113,12 @@ class Service {
 
   /** Handles one round of events; true if a signal came in. */
   turn(): boolean {
-    const { migration, device, epoll, move } = this.#guest;
+    const { migration, device, epoll, move, session } = this.#guest;
     const { path } = device;
-    // With work left over, a turn without events is not a quiet one.
-    const idle = path.table.count === 0 && path.timeout() !== 0 && migration.idle;
+    // With work left over, a turn without events is not a quiet one. Before a frontend has
+    // come there is nobody to move, and the memory that it takes is better not taken.
+    const idle = session !== undefined && path.table.count === 0 &&
+      path.timeout() !== 0 && migration.idle;
     const rehearses = idle && this.#rehearsal.wants(move.repair);
     const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
     if (rehearses && count === 0) this.#rehearse();
