@@ -101,10 +101,8 @@ export class PackedQueue implements Virtqueue {
     this.#ids = new Uint16Array(size);
     this.#counts = new Uint16Array(size);
     this.#countsByLast = new Uint16Array(size);
-    // virtio_uml says 0 for a ring that is new, where the wrap counters are 1. In one that
-    // has gone round, the first descriptor was used.
-    const flags = this.#desc[ID_AND_FLAGS_AT] >>> 16;
-    const base = given === 0 && (flags & DESC_F_USED) === 0 ? WRAP : given;
+    // virtio_uml says 0 for a ring that is new, where the wrap counters are 1.
+    const base = given === 0 && this.#isNew() ? WRAP : given;
     this.#next = this.#used = base & PLACE_MASK;
     this.#available = (base & WRAP) !== 0 ? DESC_F_AVAIL : DESC_F_USED;
     this.#usedFlags = (base & WRAP) !== 0 ? BOTH : 0;
@@ -112,6 +110,14 @@ export class PackedQueue implements Virtqueue {
     this.#first = -1;
     this.#signalledValid = false;
     this.#broken = this.#next >= size;
+  }
+
+  /** Whether nothing was used yet; at the end of a round something was, if not the first. */
+  #isNew(): boolean {
+    for (let i = ID_AND_FLAGS_AT; i < this.#desc.length; i += DESC_WORDS) {
+      if ((this.#desc[i] >>> 16 & DESC_F_USED) !== 0) return false;
+    }
+    return true;
   }
 
   stop(): number {

@@ -172,6 +172,22 @@ Deno.test("start() with one place only takes it for both", () => {
   });
 });
 
+Deno.test("a ring that has gone round goes on at 0, its first descriptor skipped", () => {
+  withRing({ size: 3, start: 5 }, (ring, queue, ram) => {
+    for (const pieces of [2, 1, 1]) {
+      ring.offer(new Array<Piece>(pieces).fill(piece(ram)), false);
+      queue.take(new Segments(), false);
+      queue.putUsed(queue.head, 0);
+      queue.publish();
+      ring.reap();
+    }
+    const baseIndex = queue.stop();
+    assertEquals(baseIndex, 0);
+    queue.start({ ...ring.layout, baseIndex });
+    assertEquals(queue.take(new Segments(), false), QUEUE_EMPTY);
+  });
+});
+
 Deno.test("start() takes again what was taken before and not used", () => {
   withRing({ start: RING - 1 }, (ring, queue, ram) => {
     const segments = new Segments();
