@@ -112,6 +112,8 @@ export interface Config {
   readonly migrateFormat: StateFormat;
   /** --offload: the offloads that may be offered; undefined is all. */
   readonly offloads?: ReadonlySet<OffloadName>;
+  /** --poll: milliseconds to look for events at most before sleeping; 0 is off. */
+  readonly pollMs: number;
   /** --queues: queue pairs on offer, each of which has a thread. */
   readonly queues: number;
 }

@@ -10,6 +10,7 @@ import { log } from "./log.ts";
 import { GuestMove } from "./migrate/guest_move.ts";
 import { Migration } from "./migrate/migration.ts";
 import type { Mesh } from "./mesh/mesh.ts";
+import { Poller } from "./poll.ts";
 import { Session } from "./vhost_user/session.ts";
 
 /** Indexes of control events that are not kicks; others are for who watches more. */
@@ -30,6 +31,7 @@ export class GuestService {
   session: Session | undefined;
   /** The threads of further queue pairs, if there are any. */
   readonly #mesh: Mesh | undefined;
+  readonly #poller: Poller;
   /** Called for control events from {@link FIRST_FREE_INDEX} on. */
   onControl: (index: number) => void = () => {};
   /** Called when the frontend has gone. */
@@ -54,6 +56,7 @@ export class GuestService {
       else this.forwarder.pause();
     };
     device.onGone = () => this.move.forget();
+    this.#poller = new Poller(epoll, config.pollMs);
     const mesh = this.#mesh = device.threads?.mesh;
     if (mesh === undefined) return;
     epoll.add(mesh.wakeFd, EPOLLIN + EPOLLET, eventData(EventKind.control, WAKE));
@@ -79,7 +82,8 @@ export class GuestService {
     const mesh = this.#mesh;
     let wait = timeout < 0 || timeout > most ? most : timeout;
     if (mesh !== undefined && wait !== 0 && !mesh.sleep()) wait = 0;
-    const count = this.epoll.wait(wait);
+    const moved = path.source.taken + path.sink.committed;
+    const count = this.#poller.wait(wait, moved);
     if (mesh !== undefined) mesh.awake();
     path.now = performance.now();
     for (let i = 0; i < count; i++) this.#event(i);

@@ -37,6 +37,8 @@ const DEFAULT_LOG_SIZE = 1 << 20;
 const MIN_LOG_SIZE = 4096;
 const MAX_LOG_SIZE = 1 << 30;
 const MAX_FD = 1 << 20;
+const DEFAULT_POLL_US = 0;
+const MAX_POLL_US = 10_000;
 const MAX_QUEUES = 8;
 
 /** Pairs of which one makes the other senseless. */
@@ -135,6 +137,7 @@ function processOptions(options: ParsedOptions) {
     migrateFormat: readFormat(options),
     ...offloads(options),
     queues: readQueues(options),
+    pollMs: readPoll(options),
   } as const;
 }
 
@@ -148,6 +151,13 @@ function readFormat(options: ParsedOptions): StateFormat {
 function offloads(options: ParsedOptions): Pick<Config, "offloads"> {
   const value = options.last("offload");
   return value === undefined ? {} : { offloads: readOffloads(value) };
+}
+
+function readPoll(options: ParsedOptions): number {
+  const value = options.last("poll");
+  if (value === undefined) return DEFAULT_POLL_US / 1000;
+  if (value.text === "off") return 0;
+  return readNumber(value, 1, MAX_POLL_US, "or 'off'") / 1000;
 }
 
 function readQueues(options: ParsedOptions): number {

@@ -233,6 +233,14 @@ Deno.test("switches, numbers and names reach the configuration", () => {
   assertEquals(config(["-m", "0"]).mtu, 0);
 });
 
+Deno.test("--poll takes microseconds, or 'off'", () => {
+  assertEquals(config(["--poll", "50"]).pollMs, 0.05);
+  assertEquals(config(["--poll", "off"]).pollMs, 0);
+  for (const wrong of ["0", "-1", "10001", "on", ""]) {
+    assertThrows(() => config(["--poll", wrong]), UsageError, "1 to 10000 or 'off'");
+  }
+});
+
 Deno.test("an interface without addresses is like none, one without a name an error", () => {
   assertEquals(show(config(["-i", "eth1"]).ip4)?.address, "169.254.2.1");
   assertEquals(show(config(["--outbound-if4", "eth1"]).ip4)?.address, "169.254.2.1");

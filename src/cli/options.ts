@@ -182,6 +182,16 @@ export const OPTIONS = [
     ],
   },
   {
+    name: "poll",
+    argument: "US",
+    group: "Performance",
+    help: [
+      "Look for events this many microseconds before sleeping",
+      "while they come densely: less latency, more CPU time",
+      "default: off",
+    ],
+  },
+  {
     name: "address",
     short: "a",
     argument: "ADDR[/LENGTH]",

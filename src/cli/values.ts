@@ -18,11 +18,19 @@ export interface Families {
   readonly ip6: boolean;
 }
 
-/** A decimal number within bounds. */
-export function readNumber(value: OptionValue, min: number, max: number): number {
+/** A decimal number within bounds; `or` is what else would have been right. */
+export function readNumber(
+  value: OptionValue,
+  min: number,
+  max: number,
+  or = "",
+): number {
   const number = /^[0-9]{1,15}$/.test(value.text) ? Number(value.text) : NaN;
   if (!(number >= min && number <= max)) {
-    throw new UsageError(value.written, `expected a number from ${min} to ${max}`);
+    throw new UsageError(
+      value.written,
+      `expected a number from ${min} to ${max} ${or}`.trim(),
+    );
   }
   return number;
 }

@@ -10,6 +10,7 @@ import { DataPath, KICK_INDEX } from "../flow/datapath.ts";
 import { MessageKind, type Others } from "../flow/others.ts";
 import { log } from "../log.ts";
 import { Mesh } from "../mesh/mesh.ts";
+import { Poller } from "../poll.ts";
 import type { Vring } from "../vhost_user/backend.ts";
 import { GuestMemory } from "../virtio/guest_memory.ts";
 import { Pcap } from "../virtio/pcap.ts";
@@ -22,6 +23,7 @@ const MAIN = 0;
 
 class Worker {
   readonly #epoll = new Epoll(256);
+  readonly #poller: Poller;
   readonly #mesh: Mesh;
   readonly #memory: GuestMemory;
   readonly #path: DataPath;
@@ -34,6 +36,7 @@ class Worker {
   constructor(start: Start) {
     const { self, config, shared } = start;
     this.#clock = monotonicMs() - performance.now() - start.clock;
+    this.#poller = new Poller(this.#epoll, config.pollMs);
     this.#mesh = new Mesh(self, shared);
     this.#memory = new GuestMemory(start.memory);
     this.#control = new Control(start.control);
@@ -68,7 +71,8 @@ class Worker {
     const mesh = this.#mesh;
     let wait = path.timeout();
     if (wait !== 0 && !mesh.sleep()) wait = 0;
-    const count = this.#epoll.wait(wait);
+    const moved = path.source.taken + path.sink.committed;
+    const count = this.#poller.wait(wait, moved);
     mesh.awake();
     path.now = performance.now() + this.#clock;
     for (let i = 0; i < count; i++) {

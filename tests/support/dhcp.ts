@@ -64,6 +64,7 @@ export function dhcpConfig(changes: Partial<Config> = {}): Config {
     forwards: [],
     migrateFormat: "vuelo",
     queues: 1,
+    pollMs: 0,
     ...changes,
   };
 }

@@ -46,6 +46,7 @@ export function serviceConfig(changes: Partial<Config> = {}): Config {
     forwards: [],
     migrateFormat: "vuelo",
     queues: 1,
+    pollMs: 0,
     ...changes,
   };
 }
