@@ -216,10 +216,7 @@ async function binary(): Promise<void> {
 const RUN: Record<Stage, () => Promise<void>> = {
   check,
   // Not in parallel: some count the descriptors of the process.
-  unit: () =>
-    test(["ffi", "src", "scripts", "tests/property", "tests/bench"], {
-      namespaces: true,
-    }),
+  unit: () => test(["ffi", "src", "tests/property", "tests/bench"], { namespaces: true }),
   protocol,
   e2e: () => test(GUESTS, { namespaces: true }),
   migrate: () => test(["tests/migrate"], { namespaces: true }),

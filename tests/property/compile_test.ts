@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Script } from "node:vm";
-import { asScript } from "./compile.ts";
+import { asScript } from "../../scripts/compile.ts";
 
 Deno.test("a bundle's imports become values of a function", async () => {
   const { code, imports } = asScript(
