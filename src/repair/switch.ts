@@ -130,8 +130,9 @@ export class OwnRepair implements RepairSwitch {
   }
 
   /**
-   * Switches all, or none: those before the one that refuses are put back. Nobody is to be mistrusted here,
-   * so that a socket costs one call; who restores a connection enlarges its buffers.
+   * Switches all, or none: those before the one that refuses are put back. All are in the
+   * other mode before: asking each would cost a second call per socket. Who restores a
+   * connection enlarges its buffers.
    */
   switchSockets(fds: ArrayLike<number>, on: boolean): number {
     const [mode, other] = on ? [REPAIR_ON, REPAIR_OFF] : [REPAIR_OFF, REPAIR_ON];
