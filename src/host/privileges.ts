@@ -66,8 +66,8 @@ function isInitialUserNamespace(): boolean {
 /**
  * Gives up what the process needed to start: call it when sockets, PID file and capture
  * are open. Of root's rights CAP_NET_ADMIN alone stays, with `--repair-path none`; it is
- * this thread's then. Threads made before keep the right to gain privileges by executing a file,
- * which vuelo never does.
+ * this thread's then. Threads made before keep the right to gain privileges by executing a
+ * file, which vuelo never does.
  *
  * @throws {StartError} if the user can't be changed
  */
