@@ -45,6 +45,17 @@ export interface DropCounters {
   passing: number;
 }
 
+/** What the driver accepted, as far as it concerns frames. */
+export interface Offloads {
+  readonly mergeable: boolean;
+  readonly guestChecksum: boolean;
+  readonly largeReceive4: boolean;
+  readonly largeReceive6: boolean;
+  /** Datagrams of one length as one frame, of both families. */
+  readonly largeDatagrams?: boolean;
+  readonly eventIdx: boolean;
+}
+
 export interface FlowContext {
   readonly config: Config;
   readonly memory: GuestMemory;

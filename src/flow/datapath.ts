@@ -25,7 +25,13 @@ import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
 import { AddressMap } from "./address_map.ts";
-import { type DropCounters, eventData, EventKind, type FlowContext } from "./context.ts";
+import {
+  type DropCounters,
+  eventData,
+  EventKind,
+  type FlowContext,
+  type Offloads,
+} from "./context.ts";
 import { Packet, Parsed } from "./packet.ts";
 import { Ping } from "./ping.ts";
 import { Others } from "./others.ts";
@@ -131,16 +137,8 @@ export class DataPath implements FlowContext {
     this.others = threads === undefined ? undefined : new Others(this, threads.mesh);
   }
 
-  /** What the driver accepted, as far as it concerns frames. */
-  setOffloads(offloads: {
-    readonly mergeable: boolean;
-    readonly guestChecksum: boolean;
-    readonly largeReceive4: boolean;
-    readonly largeReceive6: boolean;
-    /** Datagrams of one length as one frame, of both families. */
-    readonly largeDatagrams?: boolean;
-    readonly eventIdx: boolean;
-  }): void {
+  /** Takes what the driver accepted, before queues start. */
+  setOffloads(offloads: Offloads): void {
     this.sink.mergeable = offloads.mergeable;
     this.sink.guestChecksum = offloads.guestChecksum;
     this.tcp.setLargeReceive(offloads.largeReceive4, offloads.largeReceive6);

@@ -3,19 +3,13 @@
  * that both share. The main thread waits for the answer, and goes on with what the other
  * threads send it meanwhile.
  */
+import type { Offloads } from "../flow/context.ts";
 import type { Vring } from "../vhost_user/backend.ts";
 import type { MemoryMap } from "../virtio/guest_memory.ts";
 
-/** What the driver accepted, as DataPath.setOffloads() takes it, and the link's MTU. */
+/** What the driver accepted, and the link's MTU. */
 export interface Settings {
-  readonly offloads: {
-    readonly mergeable: boolean;
-    readonly guestChecksum: boolean;
-    readonly largeReceive4: boolean;
-    readonly largeReceive6: boolean;
-    readonly largeDatagrams?: boolean;
-    readonly eventIdx: boolean;
-  };
+  readonly offloads: Offloads;
   readonly mtu: number;
 }
 

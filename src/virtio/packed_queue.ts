@@ -13,6 +13,9 @@ import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 import {
   appendPieces,
   CHAIN_BAD,
+  DESC_F_INDIRECT,
+  DESC_F_NEXT,
+  DESC_F_WRITE,
   MAX_SEGMENTS,
   QUEUE_BROKEN,
   QUEUE_EMPTY,
@@ -21,9 +24,6 @@ import {
   type Virtqueue,
 } from "./virtqueue.ts";
 
-const DESC_F_NEXT = 1;
-const DESC_F_WRITE = 2;
-const DESC_F_INDIRECT = 4;
 const DESC_F_AVAIL = 1 << 7;
 const DESC_F_USED = 1 << 15;
 const BOTH = DESC_F_AVAIL | DESC_F_USED;

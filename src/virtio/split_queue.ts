@@ -11,6 +11,9 @@ import { type GuestMemory, WINDOW } from "./guest_memory.ts";
 import {
   appendPieces,
   CHAIN_BAD,
+  DESC_F_INDIRECT,
+  DESC_F_NEXT,
+  DESC_F_WRITE,
   MAX_SEGMENTS,
   QUEUE_BROKEN,
   QUEUE_EMPTY,
@@ -19,9 +22,6 @@ import {
   type Virtqueue,
 } from "./virtqueue.ts";
 
-const DESC_F_NEXT = 1;
-const DESC_F_WRITE = 2;
-const DESC_F_INDIRECT = 4;
 const AVAIL_F_NO_INTERRUPT = 1;
 const USED_F_NO_NOTIFY = 1;
 

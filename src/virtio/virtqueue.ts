@@ -8,6 +8,11 @@ import type { GuestMemory } from "./guest_memory.ts";
 /** Descriptors in one chain at most, however large the ring: what one sendmsg takes. */
 export const MAX_SEGMENTS = 1024;
 
+/** Flags of descriptors of either form (2.7.5, 2.8.6). */
+export const DESC_F_NEXT = 1;
+export const DESC_F_WRITE = 2;
+export const DESC_F_INDIRECT = 4;
+
 /** Results of {@link Virtqueue.take} that are not a number of segments. */
 export const QUEUE_EMPTY = 0;
 export const CHAIN_BAD = -1;

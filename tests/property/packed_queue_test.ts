@@ -1,7 +1,6 @@
 /** The device's side of a packed ring against drivers that write whatever they like. */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { PackedQueue } from "../../src/virtio/packed_queue.ts";
 import {
   CHAIN_BAD,
@@ -10,11 +9,10 @@ import {
   QUEUE_EMPTY,
   Segments,
 } from "../../src/virtio/virtqueue.ts";
-import { GuestRam, type Piece, type RingOptions } from "../support/mock_driver.ts";
+import { GuestRam, type Piece } from "../support/mock_driver.ts";
 import { PackedDriverRing } from "../support/packed_driver.ts";
+import { memory, piece, RING, withRing } from "../support/packed_world.ts";
 
-const memory = new GuestMemory(2 ** 34);
-const RING = 10;
 const NEXT = 1;
 const WRITE = 2;
 const INDIRECT = 4;
@@ -22,26 +20,7 @@ const INDIRECT = 4;
 const AVAIL = 0x80;
 const USED = 0x8000;
 
-function withRing(
-  options: RingOptions & { readonly size?: number },
-  body: (ring: PackedDriverRing, queue: PackedQueue, ram: GuestRam) => void,
-): void {
-  const ram = new GuestRam(memory);
-  try {
-    const ring = new PackedDriverRing(ram, options.size ?? RING, options);
-    const queue = new PackedQueue(memory);
-    queue.start(ring.layout);
-    body(ring, queue, ram);
-  } finally {
-    ram.close();
-  }
-}
-
 const { describe } = PackedDriverRing;
-
-function piece(ram: GuestRam, length = 16): Piece {
-  return { address: ram.take(length), length };
-}
 
 /** A descriptor that is wrong, or right by chance. */
 const descriptor = fc.record({

@@ -4,38 +4,16 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { GuestMemory } from "../../src/virtio/guest_memory.ts";
-import { PackedQueue } from "../../src/virtio/packed_queue.ts";
 import { QUEUE_EMPTY, Segments } from "../../src/virtio/virtqueue.ts";
-import { GuestRam, type Piece, type RingOptions } from "../support/mock_driver.ts";
-import { further, PackedDriverRing, type Place } from "../support/packed_driver.ts";
+import type { Piece } from "../support/mock_driver.ts";
+import { further, type Place } from "../support/packed_driver.ts";
+import { memory, piece, RING, withRing } from "../support/packed_world.ts";
 
-const memory = new GuestMemory(2 ** 34);
-const RING = 10;
 const NEXT = 1;
 const WRITE = 2;
 /** Available, and used, in the first round (2.8.1). */
 const AVAIL = 0x80;
 const USED = 0x8000;
-
-function withRing(
-  options: RingOptions & { readonly size?: number },
-  body: (ring: PackedDriverRing, queue: PackedQueue, ram: GuestRam) => void,
-): void {
-  const ram = new GuestRam(memory);
-  try {
-    const ring = new PackedDriverRing(ram, options.size ?? RING, options);
-    const queue = new PackedQueue(memory);
-    queue.start(ring.layout);
-    body(ring, queue, ram);
-  } finally {
-    ram.close();
-  }
-}
-
-function piece(ram: GuestRam, length = 16): Piece {
-  return { address: ram.take(length), length };
-}
 
 Deno.test("used descriptors are as in the standard: one per buffer, the first shown last", () => {
   withRing({ size: 8, start: 6 }, (ring, queue, ram) => {

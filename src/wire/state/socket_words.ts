@@ -5,27 +5,26 @@
  * TCP_REPAIR_WINDOW (snd_wl1, snd_wnd, max_window, rcv_wnd, rcv_wup).
  */
 import type { FieldReader, FieldWriter } from "./fields.ts";
+import type { MovedTcp } from "./model.ts";
 import { MAX_QUEUE, MAX_WINDOW } from "./sections.ts";
 
-/** The words but for the lengths; see MovedTcp of model.ts. */
-export interface SocketWords {
-  readonly sendSequence: number;
-  readonly receiveSequence: number;
-  readonly notSent: number;
-  readonly mss: number;
-  readonly timestamp: number;
-  readonly sndWl1: number;
-  readonly sndWnd: number;
-  readonly maxWindow: number;
-  readonly rcvWnd: number;
-  readonly rcvWup: number;
-}
+/** The words but for the lengths. */
+export type SocketWords = Pick<
+  MovedTcp,
+  | "sendSequence"
+  | "receiveSequence"
+  | "notSent"
+  | "mss"
+  | "timestamp"
+  | "sndWl1"
+  | "sndWnd"
+  | "maxWindow"
+  | "rcvWnd"
+  | "rcvWup"
+>;
 
 /** With their queues. */
-export interface QueuedSocket extends SocketWords {
-  readonly sendQueue: Uint8Array;
-  readonly receiveQueue: Uint8Array;
-}
+export type QueuedSocket = SocketWords & Pick<MovedTcp, "sendQueue" | "receiveQueue">;
 
 /** Bounds that differ: those of a send queue's length, and the least segment size. */
 export interface SocketLimits {
