@@ -3,9 +3,8 @@
  * (VIRTIO_MAX_RX_PKTLEN).
  */
 import { DpdkGuest } from "../../support/dpdk.ts";
-import { until } from "../../support/lab_process.ts";
 import type { Frontend, GuestSpace } from "./frontend.ts";
-import { addressLink, ip, prepareNamespace } from "./network.ts";
+import { addressLink, droppedBy, ip, linkGone, prepareNamespace } from "./network.ts";
 
 const LINK = "eth0";
 /** Frames that wait for testpmd; a full queue would lose them. */
@@ -35,14 +34,11 @@ class DpdkSpace implements GuestSpace {
 
   async detach(): Promise<void> {
     await this.guest.stop();
-    await until("the link is gone", async () => {
-      return !(await ip(this.namespace, "link show")).includes(`${LINK}:`);
-    });
+    await linkGone(this.namespace, LINK);
   }
 
-  async dropped(): Promise<number> {
-    const text = await ip(this.namespace, `-s -j link show dev ${LINK}`);
-    return JSON.parse(text)[0].stats64.tx.dropped as number;
+  dropped(): Promise<number> {
+    return droppedBy(this.namespace, LINK);
   }
 
   async close(): Promise<void> {

@@ -1,6 +1,6 @@
 /** The network of a benchmark: the tests' own, with the kernel's defaults for TCP. */
 import { program } from "../../../scripts/lab/packages.ts";
-import { run } from "../../support/lab_process.ts";
+import { run, until } from "../../support/lab_process.ts";
 import { IPV4, Network } from "../../support/netns.ts";
 
 /** Of the wire between the host and the peer; the host's kernel segments as it likes. */
@@ -47,4 +47,17 @@ export async function createNetwork(): Promise<Network> {
 export async function addressLink(namespace: string, link: string): Promise<void> {
   await ip(namespace, `addr replace ${IPV4.host}/${IPV4.prefix} dev ${link}`);
   await ip(namespace, `route replace default via ${IPV4.gateway} dev ${link} ${CONTROL}`);
+}
+
+/** Waits until a guest's link is gone with its frontend. */
+export async function linkGone(namespace: string, link: string): Promise<void> {
+  await until("the link is gone", async () => {
+    return !(await ip(namespace, "link show")).includes(`${link}:`);
+  });
+}
+
+/** Frames that a guest's link has dropped, as it had no room for them. */
+export async function droppedBy(namespace: string, link: string): Promise<number> {
+  const text = await ip(namespace, `-s -j link show dev ${link}`);
+  return JSON.parse(text)[0].stats64.tx.dropped as number;
 }

@@ -1,8 +1,8 @@
 /** The frontend of ../tap: the kernel's own offloads, and any MTU. */
 import { program } from "../../../scripts/lab/packages.ts";
-import { Process, run, until } from "../../support/lab_process.ts";
+import { Process, run } from "../../support/lab_process.ts";
 import type { Frontend, GuestSpace } from "./frontend.ts";
-import { addressLink, ip, prepareNamespace } from "./network.ts";
+import { addressLink, droppedBy, ip, linkGone, prepareNamespace } from "./network.ts";
 
 const PROGRAM = new URL("../tap/main.ts", import.meta.url).pathname;
 const LINK = "tap0";
@@ -39,14 +39,11 @@ class TapSpace implements GuestSpace {
   async detach(): Promise<void> {
     await this.#process?.stop("SIGKILL");
     this.#process = undefined;
-    await until("the link is gone", async () => {
-      return !(await ip(this.namespace, "link show")).includes(`${LINK}:`);
-    });
+    await linkGone(this.namespace, LINK);
   }
 
-  async dropped(): Promise<number> {
-    const text = await ip(this.namespace, `-s -j link show dev ${LINK}`);
-    return JSON.parse(text)[0].stats64.tx.dropped as number;
+  dropped(): Promise<number> {
+    return droppedBy(this.namespace, LINK);
   }
 
   async close(): Promise<void> {
