@@ -1,12 +1,13 @@
 /**
  * Runs every test: format, lint, types and layers; unit, property and protocol tests; and
- * guests in QEMU, first on the sources and then on the compiled executable, which is
- * started from an empty directory with no Deno on PATH. Guests migrate between two hosts, too.
- * Ends with one line of totals.
+ * guests in QEMU that also migrate between two hosts. Guests run against the compiled
+ * executable, which is started from an empty directory with no Deno on PATH; a few run
+ * against the sources, and all of them where no executable can be built. Ends with one
+ * line of totals.
  *
- * `deno task test STAGE...` runs some of the stages: check, unit, protocol, e2e, migrate,
- * binary;
- * a path below tests/e2e stands for e2e, and then only such files are run in these two.
+ * `deno task test STAGE...` runs some of the stages: check, unit, protocol, smoke, e2e and
+ * migrate (all guests on the sources), binary; a path below tests/e2e stands for e2e, and
+ * then only such files are run in e2e and binary.
  */
 import { BINARY, compile } from "./compile.ts";
 import { LabError } from "./lab/cache.ts";
@@ -22,8 +23,18 @@ import {
 } from "../tests/support/lab_userns.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
-const STAGES = ["check", "unit", "protocol", "e2e", "migrate", "binary"] as const;
+const STAGES = [
+  "check",
+  "unit",
+  "protocol",
+  "smoke",
+  "e2e",
+  "migrate",
+  "binary",
+] as const;
 type Stage = typeof STAGES[number];
+/** Those that run if none is named: guests are run once, on what users have. */
+const WHOLE: readonly Stage[] = ["check", "unit", "protocol", "smoke", "binary"];
 
 /** The tests of the command line and those with guests run on the executable, too. */
 const COMMAND_LINE = ["tests/protocol/cli_test.ts", "tests/protocol/queues_test.ts"];
@@ -31,6 +42,8 @@ const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
 /** Tests of migration that start no vuelo, and so none that is compiled. */
 const IN_PROCESS = ["tests/migrate/connection_test.ts", "tests/migrate/many_test.ts"];
 const GUESTS = files.length > 0 ? files : ["tests/e2e"];
+/** What guests do on the sources when all of them run on the executable. */
+const SMOKE = ["tests/e2e/udp_test.ts", "tests/e2e/forwards_test.ts"];
 
 interface Totals {
   passed: number;
@@ -194,6 +207,10 @@ async function binary(): Promise<void> {
     if (inCI || Deno.env.has("DENORT_BIN")) return count("compile", false);
     console.error("test: skipped on the executable, as no runtime could be had for it");
     totals.skipped++;
+    if (names.includes("binary")) return;
+    console.error("test: guests run against the sources");
+    await test(GUESTS, { namespaces: true });
+    await test(["tests/migrate"], { namespaces: true, except: IN_PROCESS });
     return;
   }
   count("compile", true);
@@ -218,6 +235,7 @@ const RUN: Record<Stage, () => Promise<void>> = {
   // Not in parallel: some count the descriptors of the process.
   unit: () => test(["ffi", "src", "tests/property", "tests/bench"], { namespaces: true }),
   protocol,
+  smoke: () => test([...SMOKE, ...IN_PROCESS], { namespaces: true }),
   e2e: () => test(GUESTS, { namespaces: true }),
   migrate: () => test(["tests/migrate"], { namespaces: true }),
   binary,
@@ -225,13 +243,13 @@ const RUN: Record<Stage, () => Promise<void>> = {
 
 const names = Deno.args.filter((word) => !files.includes(word));
 if (files.length > 0 && !names.includes("binary")) names.push("e2e");
-const wanted = names.length === 0 ? STAGES : STAGES.filter((s) => names.includes(s));
+const wanted = names.length === 0 ? WHOLE : STAGES.filter((s) => names.includes(s));
 const unknown = names.filter((name) => !STAGES.includes(name as Stage));
 if (unknown.length > 0) {
   console.error(`test: no such stage: ${unknown.join(" ")} (${STAGES.join(" ")})`);
   Deno.exit(2);
 }
-const NEED_LAB: readonly Stage[] = ["e2e", "migrate", "binary"];
+const NEED_LAB: readonly Stage[] = ["smoke", "e2e", "migrate", "binary"];
 const needsLab = NEED_LAB.some((stage) => wanted.includes(stage));
 const may = await findRights();
 const hasLab = !needsLab || await prepareLab(may);
