@@ -112,9 +112,14 @@ export class Streams {
 
   /** Has both ends take connections. */
   async listen(): Promise<void> {
-    await this.guest.call("stream_listen", { port: STREAM_PORT });
+    await this.guestListens();
     await this.peer.call("stream_listen", { port: STREAM_PORT });
     await this.peer.call("datagrams_serve", { port: DATAGRAM_PORT });
+  }
+
+  /** Has the guest take connections, which forgets that when it reboots. */
+  async guestListens(): Promise<void> {
+    await this.guest.call("stream_listen", { port: STREAM_PORT });
   }
 
   /** Opens `count` connections to `host`, and returns the number of the first. */

@@ -98,9 +98,8 @@ export class MigrationWorld {
       const { queues } = options;
       const guest = await startGuest(hosts.a, { device: deviceOf(options), queues });
       stack.defer(() => guest.stop());
-      await configure(guest);
       const world = new MigrationWorld(options, network, hosts, peer, guest);
-      await guest.shell("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
+      await prepare(guest);
       await world.streams.listen();
       stack.move(); // the world owns it all from here
       return world;
@@ -154,6 +153,23 @@ export class MigrationWorld {
     return await migration.succeed();
   }
 
+  /**
+   * Reboots the guest where it is: from inside, by the reset button, or by an end of QEMU
+   * in the middle of whatever it does, and another one at the same back-end.
+   */
+  async reboot(how: "guest" | "reset" | "new"): Promise<void> {
+    if (how !== "new") await this.guest.reboot(how);
+    else {
+      await this.guest.stop("SIGKILL");
+      const { queues } = this.options;
+      const device = deviceOf(this.options);
+      this.guest = await startGuest(this.source, { device, queues });
+      this.#guests.push(this.guest);
+    }
+    await prepare(this.guest);
+    await this.streams.guestListens();
+  }
+
   /** The guest runs in `incoming` now, on the other side. */
   moved(incoming: Guest): void {
     this.guest = incoming;
@@ -184,6 +200,12 @@ export class MigrationWorld {
     const hosts = [this.hosts.a.report(), this.hosts.b.report()];
     return [`-- the guest is at ${this.side}`, ...hosts, ...guests].join("\n");
   }
+}
+
+/** Gives a guest that has booted its addresses and services. */
+async function prepare(guest: Guest): Promise<void> {
+  await configure(guest);
+  await guest.shell("echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range");
 }
 
 /** The passt of trixie lacks a feature that vuelo always offers; QEMU can do without. */
