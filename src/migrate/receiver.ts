@@ -4,7 +4,9 @@ import { Errno, errno } from "../../ffi/errno.ts";
 import { growPipe, readSome } from "../../ffi/pipe.ts";
 import { AGAIN, DONE, PIPE_SIZE } from "./sender.ts";
 
+/** Pieces after the first one, which is enough for a guest without much traffic. */
 const PIECE = 1 << 20;
+const FIRST_PIECE = 1 << 17;
 /** Bytes in one turn of the loop, before others have theirs. */
 const TURN_BYTES = 64 << 20;
 /** More than the queues of all connections of a host with 64 GiB may hold in sum. */
@@ -14,7 +16,7 @@ export class StateReceiver {
   received = 0;
   readonly #fd: number;
   readonly #pieces: Uint8Array<ArrayBuffer>[] = [];
-  #piece: Uint8Array<ArrayBuffer> = new Uint8Array(PIECE);
+  #piece: Uint8Array<ArrayBuffer> = new Uint8Array(FIRST_PIECE);
   #filled = 0;
 
   /** @param fd non-blocking; it stays the caller's */
@@ -31,7 +33,7 @@ export class StateReceiver {
    */
   pull(): number {
     for (let turn = 0; turn < TURN_BYTES;) {
-      if (this.#filled === PIECE) {
+      if (this.#filled === this.#piece.length) {
         if (this.received >= MAX_STREAM) return Errno.EFBIG;
         this.#pieces.push(this.#piece);
         this.#piece = new Uint8Array(PIECE);

@@ -18,7 +18,8 @@ import { connectToSelf } from "./connections.ts";
 import { LOAD, RehearsedFrontend, SAVE } from "./frontend.ts";
 
 const CONNECTIONS = 32;
-const ROUNDS = 16;
+/** So many that the engine has compiled what a move runs most. */
+const ROUNDS = 48;
 /** More than any of it has. */
 const STATE_SIZE = 1 << 18;
 /** More than it takes to move the state through the smallest pipe. */

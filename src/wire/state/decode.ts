@@ -75,7 +75,14 @@ export function readSource(bytes: Uint8Array): StreamSource {
     return { format: "passt", ...NATIVE, ...readPasstHeader(bytes) };
   }
   const facts = readHeader(bytes, KNOWN_VERSIONS);
-  return { format: "vuelo", ...facts, reservedUsed: restIsUsed(bytes) };
+  return {
+    format: "vuelo",
+    ...facts,
+    // Only who shows a stream asks: while a guest is moved, it waits for nothing.
+    get reservedUsed() {
+      return restIsUsed(bytes);
+    },
+  };
 }
 
 /**
