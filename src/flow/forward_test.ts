@@ -11,6 +11,7 @@ import {
 } from "../../ffi/socket.ts";
 import { Arena } from "../../ffi/arena.ts";
 import { flowConfig, ip, IP4, IP6 } from "../../tests/support/flow_config.ts";
+import { freePorts } from "../../tests/support/free_ports.ts";
 import type { Config, ForwardRule } from "../config.ts";
 import { StartError } from "../errors.ts";
 import { Forwarder } from "./forward.ts";
@@ -26,25 +27,6 @@ function rule(change: Partial<ForwardRule> & { first: number }): ForwardRule {
     weak: false,
     ...change,
   };
-}
-
-/** First of `count` ports that nobody uses, below those given out to clients. */
-function freePorts(count: number): number {
-  for (let tries = 0; tries < 100; tries++) {
-    const first = 20_000 + Math.floor(Math.random() * 12_000);
-    if (Array.from({ length: count }, (_, i) => first + i).every(isFree)) return first;
-  }
-  throw new Error(`no ${count} free ports in a row`);
-}
-
-function isFree(port: number): boolean {
-  try {
-    Deno.listen({ hostname: "::", port }).close();
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.AddrInUse) return false;
-    throw error;
-  }
 }
 
 /** A forwarder with its events, and what it handed on. */

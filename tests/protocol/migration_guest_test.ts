@@ -15,6 +15,7 @@ import { emptyState } from "../support/fake_movable.ts";
 import { openDescriptors } from "../support/frontend.ts";
 import { ip, IP4, IP6 } from "../support/flow_config.ts";
 import { FlowWorld, type WorldOptions } from "../support/flow_world.ts";
+import { freePorts, isFree } from "../support/free_ports.ts";
 import { readPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostUdp } from "../support/host_udp.ts";
 import { entriesOf, type EntrySample } from "../support/state_samples.ts";
@@ -181,24 +182,6 @@ const RULE: MovedRule = {
   guestFirst: 80,
   weak: false,
 };
-
-/** First of `count` ports in a row that nobody has. */
-function freePorts(count: number): number {
-  for (let tries = 0; tries < 100; tries++) {
-    const first = 20_000 + Math.floor(Math.random() * 12_000);
-    if (Array.from({ length: count }, (_, i) => first + i).every(isFree)) return first;
-  }
-  throw new Error(`no ${count} free ports in a row`);
-}
-
-function isFree(port: number): boolean {
-  try {
-    Deno.listen({ hostname: "127.0.0.1", port }).close();
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 function withRules(...rules: MovedRule[]): MovedState {
   return { ...emptyState(1), rules };

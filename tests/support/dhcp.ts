@@ -5,6 +5,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Config } from "../../src/config.ts";
 import { parseAddress } from "../../src/wire/address.ts";
+import { flowConfig } from "./flow_config.ts";
 import golden from "../golden/dhcp.json" with { type: "json" };
 
 export const GUEST_MAC = "525400123456";
@@ -27,12 +28,7 @@ export function address(text: string): Uint8Array {
 
 /** A whole configuration, parts of it replaced by `changes`. */
 export function dhcpConfig(changes: Partial<Config> = {}): Config {
-  return {
-    oneOff: false,
-    foreground: true,
-    logSize: 0,
-    logLevel: "info",
-    mtu: 1500,
+  return flowConfig({
     ourMac: Uint8Array.fromHex(OUR_MAC),
     ip4: {
       address: address("10.0.2.15"),
@@ -48,25 +44,11 @@ export function dhcpConfig(changes: Partial<Config> = {}): Config {
       ourAddress: address("fe80::1"),
       dns: [address("2001:db8::53")],
     },
-    ourLinkLocal: address("fe80::1"),
-    tcp: true,
-    udp: true,
-    icmp: true,
-    dhcp: true,
-    dhcpv6: true,
-    ndp: true,
-    ra: true,
-    dhcpDns: true,
-    dhcpSearch: true,
     search: ["example.org", "lab.example.org"],
     hostname: "guest",
     fqdn: "guest.example.org",
-    forwards: [],
-    migrateFormat: "vuelo",
-    queues: 1,
-    pollMs: 0,
     ...changes,
-  };
+  });
 }
 
 /** One's complement sum, byte pair by byte pair. */

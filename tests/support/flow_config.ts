@@ -1,4 +1,4 @@
-/** A complete configuration for tests of flows, with documentation addresses. */
+/** A complete configuration for tests, with documentation addresses. */
 import type { Config, FamilyConfig } from "../../src/config.ts";
 import { parseAddress, parseMac } from "../../src/wire/address.ts";
 
