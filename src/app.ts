@@ -2,6 +2,7 @@
 import { EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { eventData, EventKind } from "./flow/context.ts";
+import { socketsFor } from "./host/descriptors.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
 import { FIRST_FREE_INDEX, GuestService } from "./guest_service.ts";
@@ -81,6 +82,7 @@ class Service {
     if (this.#config.pcap !== undefined) this.#capture(this.#config.pcap);
     this.#guest.forwarder.open();
     this.#repair = openRepairLink(this.#config);
+    this.#guest.device.path.bounds.setSockets(socketsFor(this.#config.queues));
     dropPrivileges(this.#config);
     this.#chooseRepair();
   }
@@ -172,12 +174,14 @@ export async function run(config: Config, hooks: Hooks): Promise<number> {
   service.open();
   await service.startThreads();
   hooks.ready();
+  log.limit(config.logRate ?? 0);
   let last = performance.now();
   while (!service.stopped) {
     const signal = service.turn();
     const now = performance.now();
     if (!signal && now - last < LONGEST_WAIT_MS) continue;
     last = now;
+    log.tick();
     await new Promise((resolve) => setTimeout(resolve, 0));
     if (service.failure !== undefined) throw service.failure;
   }

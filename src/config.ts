@@ -70,6 +70,50 @@ export type OffloadName =
 
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 
+/** How much of everything there may be, in the whole process. */
+export interface Limits {
+  /** --max-flows: flows of all kinds together. */
+  readonly flows: number;
+  /** --max-tcp, --max-udp, --max-ping. */
+  readonly tcp: number;
+  readonly udp: number;
+  readonly ping: number;
+  /** --max-half-open: connections of the guest that no peer has answered. */
+  readonly halfOpen: number;
+  /** --max-pending: what came through forwarded ports and the guest has not answered. */
+  readonly pendingTcp: number;
+  readonly pendingUdp: number;
+  /** --max-sockets; undefined: as many as the limit of open files leaves room for. */
+  readonly sockets?: number | undefined;
+  /** --budget: frames of the guest, or datagrams of a socket, in one turn of the loop. */
+  readonly budget: number;
+}
+
+const HALF_OPEN = 4096;
+
+/** As in {@link Limits}; what is undefined is not given. */
+export type GivenLimits = { readonly [Name in keyof Limits]?: Limits[Name] | undefined };
+
+/** The limits, of which those that are not given follow from the number of flows. */
+export function limitsOf(flows: number = 1 << 17, given: GivenLimits = {}): Limits {
+  const tcp = given.tcp ?? Math.max(1, Math.floor(flows * 3 / 4));
+  const udp = given.udp ?? Math.max(1, Math.floor(flows * 3 / 16));
+  const half = (n: number) => Math.max(1, Math.min(HALF_OPEN, n >> 1));
+  return {
+    flows,
+    tcp,
+    udp,
+    ping: given.ping ?? Math.max(1, Math.floor(flows / 16)),
+    halfOpen: given.halfOpen ?? half(tcp),
+    pendingTcp: given.pendingTcp ?? half(tcp),
+    pendingUdp: given.pendingUdp ?? half(udp),
+    sockets: given.sockets,
+    budget: given.budget ?? 256,
+  };
+}
+
+export const DEFAULT_LIMITS: Limits = limitsOf();
+
 export interface Config {
   /** Path to listen on; undefined with {@link fd}. */
   readonly socketPath?: string;
@@ -82,6 +126,8 @@ export interface Config {
   /** --log-size: bytes that the log file may have. */
   readonly logSize: number;
   readonly logLevel: LogLevel;
+  /** --log-rate: lines in a second at most; 0 or undefined: any number. */
+  readonly logRate?: number;
   readonly pcap?: string;
   /** MTU told to the guest (DHCP option 26, RA, virtio-net); 0 tells none. */
   readonly mtu: number;
@@ -116,4 +162,6 @@ export interface Config {
   readonly pollMs: number;
   /** --queues: queue pairs on offer, each of which has a thread. */
   readonly queues: number;
+  /** --max-flows and others; undefined: {@link DEFAULT_LIMITS}. */
+  readonly limits?: Limits;
 }

@@ -1,14 +1,13 @@
 /** The virtio network device that a vhost-user session drives, on top of its data path. */
 import type { Epoll } from "../ffi/event.ts";
 import { Errno } from "../ffi/errno.ts";
-import type { Config } from "./config.ts";
+import { type Config, DEFAULT_LIMITS } from "./config.ts";
 import { DataPath } from "./flow/datapath.ts";
 import { log } from "./log.ts";
 import type { Migration } from "./migrate/migration.ts";
 import { reportBroken } from "./threads/broken.ts";
 import type { Settings } from "./threads/control.ts";
 import { ThreadPool } from "./threads/pool.ts";
-import { MAX_FLOWS } from "./threads/start.ts";
 import type {
   Backend,
   FeatureBits,
@@ -31,7 +30,7 @@ const NO_OFFLOADS: Settings["offloads"] = {
 };
 
 export interface DeviceOptions {
-  /** As many as {@link MAX_FLOWS} unless said otherwise. */
+  /** As many as the configuration allows, unless said otherwise. */
   readonly flows?: number;
   readonly memory?: GuestMemory;
   readonly log?: SessionLog;
@@ -72,7 +71,7 @@ export class NetDevice implements Backend {
     this.#log = options.log ?? log;
     this.deviceFeatures = offeredFeatures(migrateFormat, offloads, queues);
     this.threads = queues > 1 ? new ThreadPool(queues) : undefined;
-    const flows = options.flows ?? MAX_FLOWS;
+    const flows = options.flows ?? (config.limits ?? DEFAULT_LIMITS).flows;
     this.path = new DataPath(config, this.memory, epoll, flows, this.threads);
     this.#config = new NetConfig(config.ourMac, queues, mtu === 0 ? 1500 : mtu);
     this.path.onBroken = (queue) => reportBroken(queue, this.#running[queue], this.#log);

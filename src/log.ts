@@ -100,6 +100,11 @@ class Log {
   #rank = RANK.info;
   #level: LogLevel = "info";
   #toFile = false;
+  /** Lines in a second at most, 0: any number; those of this second, and those left out. */
+  #rate = 0;
+  #second = 0;
+  #lines = 0;
+  #leftOut = 0;
 
   /** True if trace lines are wanted: a comparison of two numbers. */
   isTrace(): boolean {
@@ -127,7 +132,43 @@ class Log {
   }
 
   write(level: LogLevel, message: string): void {
-    if (RANK[level] < this.#rank) return;
+    if (RANK[level] < this.#rank || !this.#admits()) return;
+    this.#emit(level, message);
+  }
+
+  /** Bounds the lines of each second, from now on; see {@link tick}. */
+  limit(perSecond: number): void {
+    this.#rate = perSecond;
+  }
+
+  /** To be called now and then: tells of lines that were left out, if there were any. */
+  tick(): void {
+    if (this.#leftOut > 0) this.#admits(0);
+  }
+
+  /** Whether there may be another line (or as many) in this second. */
+  #admits(count = 1): boolean {
+    if (this.#rate === 0) return true;
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#second) {
+      this.#second = second;
+      this.#lines = 0;
+      if (this.#leftOut > 0) {
+        const text = `${this.#leftOut} lines were left out, more than ${this.#rate} ` +
+          "a second (--log-rate)";
+        this.#leftOut = 0;
+        this.#emit("warning", text);
+      }
+    }
+    if (this.#lines + count > this.#rate) {
+      this.#leftOut++;
+      return false;
+    }
+    this.#lines += count;
+    return true;
+  }
+
+  #emit(level: LogLevel, message: string): void {
     logger.emit({
       level,
       message: [message],

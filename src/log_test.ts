@@ -65,6 +65,38 @@ Deno.test("a log file that exists is continued", () => {
   Deno.removeSync(path);
 });
 
+Deno.test("no more lines in a second than allowed, and those left out are counted", () => {
+  const time = performance.now;
+  let now = 5000;
+  performance.now = () => now;
+  try {
+    const text = logged(() => {
+      log.limit(3);
+      for (let i = 0; i < 10; i++) log.warn(`flood ${i}`);
+      log.tick();
+      now += 1000;
+      log.tick();
+      log.tick();
+      log.info("as ever");
+      now += 1000;
+      for (let i = 0; i < 3; i++) log.info("no more than that");
+      log.limit(0);
+      for (let i = 0; i < 10; i++) log.info("any number");
+    });
+    const lines = text.trimEnd().split("\n").map((line) => line.replace(/^\S+ /, ""));
+    assertEquals(lines, [
+      ...[0, 1, 2].map((i) => `warning: flood ${i}`),
+      "warning: 7 lines were left out, more than 3 a second (--log-rate)",
+      "info: as ever",
+      ...new Array(3).fill("info: no more than that"),
+      ...new Array(10).fill("info: any number"),
+    ]);
+  } finally {
+    performance.now = time;
+    log.limit(0);
+  }
+});
+
 Deno.test("a call site writes no more than its bound", () => {
   const text = logged(() => {
     const site = new LogSite(3);

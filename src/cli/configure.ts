@@ -7,6 +7,7 @@ import type { HostFacts } from "../host/facts.ts";
 import { defaultUser, parseUser } from "../host/privileges.ts";
 import { isIPv4, parseMac } from "../wire/address.ts";
 import { configureFamilies } from "./families.ts";
+import { readLimits } from "./limits.ts";
 import { readOffloads } from "./offload.ts";
 import type { OptionName, ParsedOptions } from "./options.ts";
 import { parseForwards } from "./ports.ts";
@@ -138,6 +139,7 @@ function processOptions(options: ParsedOptions) {
     ...offloads(options),
     queues: readQueues(options),
     pollMs: readPoll(options),
+    ...readLimits(options),
   } as const;
 }
 

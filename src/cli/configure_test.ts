@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import type { FamilyConfig } from "../config.ts";
+import { DEFAULT_LIMITS, type FamilyConfig } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { HostFacts } from "../host/facts.ts";
 import { parseResolvConf } from "../host/resolv_conf.ts";
@@ -69,6 +69,33 @@ function show(family: FamilyConfig | undefined): Record<string, unknown> | undef
     Object.entries(family).map(([key, value]) => [key, text(value)]),
   );
 }
+
+Deno.test("limits follow from the number of flows, unless they are given", () => {
+  const all = config([]);
+  assertEquals(all.limits, DEFAULT_LIMITS);
+  assertEquals(all.logRate, 200);
+  const { flows, tcp, udp, ping } = DEFAULT_LIMITS;
+  assertEquals([flows, tcp + udp + ping], [131_072, 131_072]);
+  const small = config(["--max-flows", "1000", "--max-pending=7", "--max-sockets=9"]);
+  assertEquals(small.limits, {
+    flows: 1000,
+    tcp: 750,
+    udp: 187,
+    ping: 62,
+    halfOpen: 375,
+    pendingTcp: 7,
+    pendingUdp: 7,
+    sockets: 9,
+    budget: 256,
+  });
+  assertEquals(config(["--budget", "16", "--log-rate", "0"]).limits?.budget, 16);
+  for (
+    const wrong of [["--max-flows", "0"], ["--budget", "15"], ["--max-tcp", "many"], [
+      "--max-flows=10",
+      "--max-udp=11",
+    ]]
+  ) assertThrows(() => config(wrong), UsageError, "expected a number");
+});
 
 Deno.test("without options the guest gets what the host has", () => {
   const result = config([]);

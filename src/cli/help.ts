@@ -20,6 +20,10 @@ const NOTES: Partial<Record<typeof GROUPS[number], readonly string[]>> = {
   Performance: [
     "Example, without frames larger than the MTU: vuelo --offload=-tso,-guest-tso",
   ],
+  Limits: [
+    "They hold for all threads together; the log tells, once a minute, what meets one.",
+    "Example, for a small guest: vuelo --max-flows 4096 --max-half-open 256",
+  ],
   Addresses: [
     "Example: vuelo -a 192.0.2.5/24 -g 192.0.2.1 -a 2001:db8::5/64 -g fe80::1",
   ],

@@ -4,6 +4,7 @@
  */
 import { parseArgs } from "node:util";
 import { UsageError } from "../errors.ts";
+import { LIMIT_OPTIONS } from "./limits.ts";
 
 /** Headings of --help, in order. */
 export const GROUPS = [
@@ -11,6 +12,7 @@ export const GROUPS = [
   "Logging",
   "Virtual machine",
   "Performance",
+  "Limits",
   "Addresses",
   "DNS and names",
   "Host mapping",
@@ -191,6 +193,7 @@ export const OPTIONS = [
       "default: off",
     ],
   },
+  ...LIMIT_OPTIONS,
   {
     name: "address",
     short: "a",

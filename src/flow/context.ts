@@ -33,8 +33,10 @@ export interface DropCounters {
   protocol: number;
   /** Multicast or broadcast that no service here answers. */
   multicast: number;
-  /** The flow table is full. */
+  /** There may be no more flows, or sockets. */
   flows: number;
+  /** Flows that nobody had answered and that made room for others. */
+  evicted: number;
   /** A socket could not be made or refused the data. */
   socket: number;
   /** A datagram did not fit the guest's MTU. */
@@ -43,6 +45,21 @@ export interface DropCounters {
   noBuffer: number;
   /** Another thread was to have a frame or flow, and had no room for it. */
   passing: number;
+}
+
+export function noDrops(): DropCounters {
+  return {
+    malformed: 0,
+    fragment: 0,
+    protocol: 0,
+    multicast: 0,
+    flows: 0,
+    evicted: 0,
+    socket: 0,
+    tooBig: 0,
+    noBuffer: 0,
+    passing: 0,
+  };
 }
 
 /** What the driver accepted, as far as it concerns frames. */

@@ -139,6 +139,7 @@ export function reopen(context: FlowContext, flow: number): number {
     return number;
   }
   table.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
+  table.ownSocket(flow);
   return 0;
 }
 

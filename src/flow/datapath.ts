@@ -4,7 +4,7 @@
  * the guest, published and signalled once a turn.
  */
 import { type Epoll, EPOLLET, EPOLLIN, eventfdWrite } from "../../ffi/event.ts";
-import type { Config } from "../config.ts";
+import { type Config, DEFAULT_LIMITS } from "../config.ts";
 import { Arp } from "../services/arp.ts";
 import { Dhcpv4 } from "../services/dhcpv4.ts";
 import { Dhcpv6 } from "../services/dhcpv6.ts";
@@ -25,11 +25,13 @@ import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
 import { AddressMap } from "./address_map.ts";
+import { FlowBounds } from "./bounds.ts";
 import {
   type DropCounters,
   eventData,
   EventKind,
   type FlowContext,
+  noDrops,
   type Offloads,
 } from "./context.ts";
 import { Packet, Parsed } from "./packet.ts";
@@ -40,8 +42,6 @@ import { TcpFlows } from "./tcp/tcp.ts";
 import { FlowTimers } from "./timers.ts";
 import { UdpFlows } from "./udp.ts";
 
-/** Frames of the guest in one turn, before sockets and timers have theirs. */
-const FRAMES_PER_TURN = 256;
 /** Longest frame that a service answers. */
 const SERVICE_FRAME = 2048;
 const RX = 0;
@@ -68,20 +68,12 @@ export class DataPath implements FlowContext {
   readonly sink: FrameSink;
   readonly packet: Packet;
   readonly table: FlowTable;
+  /** How many flows and sockets there may be, and are. */
+  readonly bounds: FlowBounds;
   readonly timers: FlowTimers;
   readonly map: AddressMap;
   readonly guest: GuestState;
-  readonly drops: DropCounters = {
-    malformed: 0,
-    fragment: 0,
-    protocol: 0,
-    multicast: 0,
-    flows: 0,
-    socket: 0,
-    tooBig: 0,
-    noBuffer: 0,
-    passing: 0,
-  };
+  readonly drops: DropCounters = noDrops();
   readonly sequenceKey: Uint32Array;
   /** The other threads of the data path, if there are any. */
   readonly others: Others | undefined;
@@ -101,6 +93,8 @@ export class DataPath implements FlowContext {
   readonly #dhcpv6: Dhcpv6;
   readonly #frame = new DataView(new ArrayBuffer(SERVICE_FRAME));
   readonly #reply = new DataView(new ArrayBuffer(SERVICE_FRAME));
+  /** Frames of the guest in one turn, before sockets and timers have theirs. */
+  readonly #budget: number;
   #txPending = false;
   /** Something has happened since the last turn. */
   #busy = false;
@@ -120,7 +114,10 @@ export class DataPath implements FlowContext {
     this.mtu = config.mtu === 0 ? 1500 : config.mtu;
     this.source = new FrameSource(memory, makeQueue(memory, false));
     this.sink = new FrameSink(memory, makeQueue(memory, false));
-    this.table = new FlowTable(maxFlows, threads?.shared.hashKey);
+    const limits = config.limits ?? DEFAULT_LIMITS;
+    this.bounds = new FlowBounds(limits, threads?.shared.bounds);
+    this.#budget = limits.budget;
+    this.table = new FlowTable(maxFlows, threads?.shared.hashKey, this.bounds);
     this.sequenceKey = threads?.shared.sequenceKey ??
       crypto.getRandomValues(new Uint32Array(4));
     this.timers = new FlowTimers(maxFlows, this.now);
@@ -309,7 +306,7 @@ export class DataPath implements FlowContext {
   #transmit(): void {
     this.source.queue.declineNotification();
     const discard = this.#rings[TX]?.enabled !== true;
-    for (let count = 0; count < FRAMES_PER_TURN; count++) {
+    for (let count = 0; count < this.#budget; count++) {
       const result = this.source.next();
       if (result === FRAME) {
         if (this.#pcap !== undefined) this.#pcap.fromGuest(this.source);
@@ -330,6 +327,7 @@ export class DataPath implements FlowContext {
       this.#txPending = false;
       break;
     }
+    if (this.#txPending) this.bounds.noteBudget();
     this.flushFlows();
     this.#flushSource();
   }

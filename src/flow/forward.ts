@@ -9,7 +9,6 @@ import { StartError } from "../errors.ts";
 import { log } from "../log.ts";
 import { isIPv4 } from "../wire/address.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
-import { warnExhausted } from "./exhausted.ts";
 import {
   AnyAddress,
   anyAddress,
@@ -24,15 +23,15 @@ import {
 
 /** Ports that rules which come with a guest are looked at for: all there are, twice. */
 const MAX_ADOPTED = 1 << 18;
-/** How long a port rests after a connection found no descriptor. */
+/** How long a port rests after a connection found no room. */
 const REST_MS = 100;
 
 /** Whom connections and datagrams that come in are handed to. */
 export type ForwardContext = Pick<FlowContext, "config" | "epoll"> & {
   readonly tcp: {
     /**
-     * Connections wait at the listening socket `fd`; false if one cannot be accepted for
-     * want of descriptors.
+     * Connections wait at the listening socket `fd`; false if one cannot be accepted yet,
+     * for want of descriptors or other room.
      */
     onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): boolean;
   };
@@ -82,7 +81,7 @@ export class Forwarder {
   #receiving = false;
   /** Sockets take nothing: see {@link hold}. */
   #held = false;
-  /** Sockets not watched until {@link #restEnds}, for want of descriptors. */
+  /** Sockets not watched until {@link #restEnds}: connections there found no room. */
   readonly #resting: number[] = [];
   #restEnds = Infinity;
 
@@ -203,12 +202,11 @@ export class Forwarder {
   }
 
   /**
-   * No descriptor is left for a connection that waits. It goes on waiting in the kernel,
+   * There is no room for a connection that waits. It goes on waiting in the kernel,
    * established as its peer sees it, until a flow has ended; watched meanwhile, it would
    * keep the loop from ever waiting.
    */
   #rest(index: number): void {
-    warnExhausted("connections to forwarded ports wait");
     this.#context.epoll.remove(this.#listening[index].fd);
     this.#resting.push(index);
     if (this.#restEnds === Infinity) this.#restEnds = performance.now() + REST_MS;

@@ -12,6 +12,7 @@
 import { closeFd, resetOnClose } from "../../ffi/socket.ts";
 import type { Mesh } from "../mesh/mesh.ts";
 import { NET_HEADER_SIZE } from "../virtio/net_header.ts";
+import { Bound } from "./bounds.ts";
 import type { FlowContext } from "./context.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, Side } from "./table.ts";
 
@@ -214,12 +215,13 @@ export class Others {
     const numbers = new Float64Array(
       mesh.bytes.slice(at, at + length - FLOW_SIZE).buffer,
     );
-    const flow = table.allocate(words[FlowWord.kind] & 0xff);
+    const flow = table.allocate(words[FlowWord.kind] & 0xff, true);
     if (flow < 0) {
       this.#refuse(words, numbers[1]);
       return;
     }
     table.words.set(words, flow * FLOW_WORDS);
+    if (words[FlowWord.fd] !== -1) table.ownSocket(flow, true);
     this.#strays[flow] = 0;
     const handler = path.handler(flow);
     if (handler?.join(flow, numbers.subarray(NUMBERS)) !== true) {
@@ -238,9 +240,12 @@ export class Others {
     const { mesh, path } = this;
     path.drops.flows++;
     mesh.owners.leave(hash, mesh.self);
+    const kind = words[FlowWord.kind] & 0xff;
+    path.table.bounds.leave(kind);
     const fd = words[FlowWord.fd];
     if (fd === -1) return;
-    if ((words[FlowWord.kind] & 0xff) === FlowKind.tcp) resetOnClose(fd);
+    path.table.bounds.give(Bound.sockets);
+    if (kind === FlowKind.tcp) resetOnClose(fd);
     closeFd(fd);
   }
 

@@ -62,9 +62,9 @@ const HEADER = ICMPV4_HEADER_SIZE;
 
 /** RFC 5508, REQ-2: not below a minute. */
 const IDLE_MS = 60_000;
-/** Replies taken at once, and of one flow before others have their turn. */
+/** Replies taken at once, and their share of the frames in a turn. */
 const REPLIES = 8;
-const TURN = 64;
+const TURN_SHARE = 4;
 const IOVECS = 1025;
 /** Bytes of a reply that room is made for at first. */
 const EXPECTED = 1400;
@@ -82,10 +82,13 @@ export class Ping implements FlowHandler {
   readonly #message: MessageArray;
   readonly #header: DataView;
   readonly #headerAddress: number;
+  /** Replies of one flow before others have their turn. */
+  readonly #turn: number;
   #refusalLogged = false;
 
   constructor(context: FlowContext) {
-    const { capacity, words } = context.table;
+    const { capacity, words, bounds } = context.table;
+    this.#turn = Math.ceil(bounds.limits.budget / TURN_SHARE);
     this.#context = context;
     this.#words = words;
     this.#batch = new ReceiveBatch(context);
@@ -132,8 +135,9 @@ export class Ping implements FlowHandler {
       this.#context.sendUnreachable(source.head, source.headLength, code);
       return -1;
     }
-    const flow = table.allocate(four ? FlowKind.ping4 : FlowKind.ping6);
+    const flow = table.admit(four ? FlowKind.ping4 : FlowKind.ping6, true);
     if (flow < 0) {
+      table.bounds.note(table.bounds.met);
       drops.flows++;
       return -1;
     }
@@ -311,7 +315,7 @@ export class Ping implements FlowHandler {
     const head = (four ? HEAD4 : HEAD6) + HEADER;
     const payload = mtu - (four ? IPV4_HEADER_SIZE : IPV6_HEADER_SIZE) - HEADER;
     let failures = 0;
-    for (let total = 0; total < TURN;) {
+    for (let total = 0; total < this.#turn;) {
       const reserved = batch.reserve(REPLIES, head, payload, EXPECTED);
       const got = reserved === 0 ? 0 : batch.receive(fd);
       const failed = got < 0 && errno() !== Errno.EAGAIN;

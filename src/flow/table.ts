@@ -8,7 +8,9 @@
  * local address of the socket.
  */
 import { FLOW_WORDS, FlowKind, FlowWord, Side } from "../wire/state/flow_entry.ts";
+import { Bound, FlowBounds } from "./bounds.ts";
 import { SipHash } from "./siphash.ts";
+import { WaitingFlows } from "./waiting.ts";
 
 export {
   FLOW_SIZE,
@@ -63,13 +65,26 @@ export class FlowTable {
   #neverUsed = 0;
   readonly #generation: Uint32Array;
   #lastFound = -1;
+  /** How many there may be; and those that wait for an answer of either side. */
+  readonly bounds: FlowBounds;
+  readonly waiting: WaitingFlows;
+  /** 1 for flows whose socket is counted. */
+  readonly #socket: Uint8Array;
 
   /**
    * @param capacity flows at most
    * @param key of the hash: four random words
+   * @param bounds of all flows of the process
    */
-  constructor(capacity: number, key = crypto.getRandomValues(new Uint32Array(4))) {
+  constructor(
+    capacity: number,
+    key = crypto.getRandomValues(new Uint32Array(4)),
+    bounds: FlowBounds = new FlowBounds(),
+  ) {
     this.capacity = capacity;
+    this.bounds = bounds;
+    this.waiting = new WaitingFlows(capacity, bounds);
+    this.#socket = new Uint8Array(capacity);
     this.words = new Int32Array(capacity * FLOW_WORDS);
     this.bytes = new Uint8Array(this.words.buffer);
     this.view = new DataView(this.words.buffer);
@@ -84,8 +99,49 @@ export class FlowTable {
     this.#generation = new Uint32Array(capacity);
   }
 
-  /** Takes a free entry, zeroed but for its kind and an fd of -1; -1 if all are in use. */
-  allocate(kind: number): number {
+  /**
+   * Takes an entry for a new flow, as {@link allocate} does, if its bounds allow one.
+   *
+   * @param socket it is to have a socket of its own
+   * @returns -1 if they do not: {@link FlowBounds.met} is which one
+   */
+  admit(kind: number, socket: boolean): number {
+    const { bounds } = this;
+    if (!bounds.admit(kind, socket)) return -1;
+    const flow = this.#take(kind);
+    if (flow >= 0) {
+      this.#socket[flow] = socket ? 1 : 0;
+      return flow;
+    }
+    bounds.leave(kind);
+    if (socket) bounds.give(Bound.sockets);
+    bounds.met = Bound.flows;
+    return -1;
+  }
+
+  /**
+   * Takes a free entry, zeroed but for its kind and an fd of -1, for a flow that exists
+   * already: it is counted, but no bound refuses it.
+   *
+   * @param moved it comes from another thread, and is counted
+   * @returns -1 if all entries are in use
+   */
+  allocate(kind: number, moved = false): number {
+    const flow = this.#take(kind);
+    if (flow < 0) return -1;
+    this.#socket[flow] = 0;
+    if (!moved) this.bounds.enter(kind);
+    return flow;
+  }
+
+  /** Notes that a flow of {@link allocate} has a socket; `moved`: which is counted. */
+  ownSocket(flow: number, moved = false): void {
+    if (this.#socket[flow] !== 0) return;
+    this.#socket[flow] = 1;
+    if (!moved) this.bounds.add(Bound.sockets);
+  }
+
+  #take(kind: number): number {
     let flow = this.#firstFree;
     if (flow >= 0) this.#firstFree = this.#nextFree[flow];
     else if (this.#neverUsed < this.capacity) flow = this.#neverUsed++;
@@ -99,8 +155,18 @@ export class FlowTable {
     return flow;
   }
 
-  /** Frees an entry, whose sides have been {@link remove}d from the hash. */
-  release(flow: number): void {
+  /**
+   * Frees an entry, whose sides have been {@link remove}d from the hash.
+   *
+   * @param moved it goes to another thread, and stays counted
+   */
+  release(flow: number, moved = false): void {
+    this.waiting.leave(flow);
+    if (!moved) {
+      this.bounds.leave(this.kind(flow));
+      if (this.#socket[flow] !== 0) this.bounds.give(Bound.sockets);
+    }
+    this.#socket[flow] = 0;
     this.words[flow * FLOW_WORDS + FlowWord.kind] = FlowKind.free;
     this.#nextFree[flow] = this.#firstFree;
     this.#firstFree = flow;

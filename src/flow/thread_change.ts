@@ -9,7 +9,7 @@ export function leaveThread(context: FlowContext, flow: number): void {
   if (fd !== -1) epoll.tryRemove(fd);
   timers.clear(flow);
   table.remove(flow, Side.guest, true);
-  table.release(flow);
+  table.release(flow, true);
 }
 
 /**

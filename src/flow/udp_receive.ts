@@ -17,6 +17,7 @@ import { IPV4_HEADER_SIZE } from "../wire/ipv4.ts";
 import { IPV6_HEADER_SIZE } from "../wire/ipv6.ts";
 import { UDP_CHECKSUM_AT, UDP_HEADER_SIZE, writeUdp } from "../wire/udp.ts";
 import { flowPseudoSum, HEAD4, HEAD6, isFlow4, writeFlowHead } from "./frame_head.ts";
+import { Bound } from "./bounds.ts";
 import { BATCH, NO_BUFFER, TOO_BIG } from "./receive_batch.ts";
 import {
   FLOW_SIZE,
@@ -28,10 +29,8 @@ import {
   Side,
 } from "./table.ts";
 import { ETHERNET_PAYLOAD, UdpWord } from "./udp_layout.ts";
-import type { UdpListener, UdpShared } from "./udp_shared.ts";
+import { admitDatagrams, type UdpListener, type UdpShared } from "./udp_shared.ts";
 
-/** Datagrams of one socket before others have their turn. */
-const TURN = 256;
 /** Failures in one turn that no error queue tells more about. */
 const ERRORS = 8;
 const CMSG_HEADER = 16;
@@ -87,7 +86,7 @@ export function receiveFlow(u: UdpShared, flow: number): number {
   u.taken = 0;
   segment = 0;
   let failures = 0;
-  for (let total = 0; total < TURN;) {
+  for (let total = 0; total < u.turn;) {
     const hint = u.words[at + UdpWord.hint];
     const size = u.words[at + UdpWord.size];
     const reserved = batch.reserve(hint + 1, head, limit, size);
@@ -164,7 +163,7 @@ export function receiveListener(u: UdpShared, index: number): number {
   batch.names = batch.control = true;
   u.taken = 0;
   let failures = 0;
-  for (let total = 0; total < TURN;) {
+  for (let total = 0; total < u.turn;) {
     const { hint } = listener;
     const shift = listener.four ? 0 : HEAD6 - HEAD4;
     const { size } = listener;
@@ -290,11 +289,8 @@ function accept(
   // The guest talks to this peer from this port already: to it, both are one flow.
   const known = table.find(FlowKind.udp, Side.guest);
   if (known >= 0) return known;
-  const flow = table.allocate(FlowKind.udp);
-  if (flow < 0) {
-    drops.flows++;
-    return -1;
-  }
+  const flow = admitDatagrams(u, false);
+  if (flow < 0) return -1;
   const at = flow * FLOW_WORDS;
   for (let i = 0; i < 9; i++) u.words[at + FlowWord.guestPorts + i] = table.key[1 + i];
   table.bytes.set(local, flow * FLOW_SIZE + FlowWord.hostOur * 4);
@@ -303,6 +299,7 @@ function accept(
   u.words[at + UdpWord.listener] = index + 1;
   u.words[at + UdpWord.scope] = scope;
   u.start(flow);
+  table.waiting.enter(flow, Bound.pendingUdp);
   table.insert(flow, Side.guest);
   table.insert(flow, Side.host);
   u.counters.accepted++;

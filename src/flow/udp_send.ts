@@ -151,6 +151,7 @@ export class UdpSend {
     this.#nameLength = this.#pktinfoLength = 0;
     u.touch(flow);
     u.mark(flow, UdpFlag.answered);
+    u.context.table.waiting.leave(flow);
     const { ttl } = u.context.packet;
     if (ttl !== u.words[at + UdpWord.ttl]) {
       u.words[at + UdpWord.ttl] = ttl;

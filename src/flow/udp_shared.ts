@@ -24,6 +24,7 @@ import {
 } from "../../ffi/socket.ts";
 import { isIPv4, isLinkLocal } from "../wire/address.ts";
 import { DEFAULT_TTL, Protocol } from "../wire/ip.ts";
+import { Bound } from "./bounds.ts";
 import { eventData, EventKind, type FlowContext } from "./context.ts";
 import { DatagramErrors } from "./datagram_errors.ts";
 import { noteExhausted } from "./exhausted.ts";
@@ -78,6 +79,8 @@ export class UdpShared {
   readonly activeAt: Float64Array;
   readonly pending: PendingRing;
   readonly paced: PacedSockets;
+  /** Datagrams of one socket before others have their turn. */
+  readonly turn: number;
   /** Datagrams that the last receive brought. */
   taken = 0;
   /** Flows whose datagrams the kernel would not cut up for the route they take. */
@@ -88,7 +91,8 @@ export class UdpShared {
   readonly counters: UdpCounters = { opened: 0, accepted: 0, sent: 0, received: 0 };
 
   constructor(readonly context: FlowContext) {
-    const capacity = context.table.capacity;
+    const { capacity, bounds } = context.table;
+    this.turn = bounds.limits.budget;
     this.words = context.table.words;
     this.batch = new ReceiveBatch(context);
     this.errors = new DatagramErrors(context);
@@ -150,6 +154,35 @@ export class UdpShared {
 }
 
 /**
+ * An entry for a flow, counted as dropped if there is no room for it. The oldest of those
+ * whose datagrams the guest has not answered makes room.
+ *
+ * @param socket it is to have a socket of its own
+ */
+export function admitDatagrams(u: UdpShared, socket: boolean): number {
+  const { table, drops } = u.context;
+  const { bounds } = table;
+  if (!socket && bounds.full(Bound.pendingUdp)) {
+    bounds.note(Bound.pendingUdp);
+    if (!giveUpOldest(u)) return -1;
+  }
+  let flow = table.admit(FlowKind.udp, socket);
+  if (flow >= 0) return flow;
+  bounds.note(bounds.met);
+  if (giveUpOldest(u)) flow = table.admit(FlowKind.udp, socket);
+  if (flow < 0) drops.flows++;
+  return flow;
+}
+
+function giveUpOldest(u: UdpShared): boolean {
+  const oldest = u.context.table.waiting.oldest(Bound.pendingUdp);
+  if (oldest < 0) return false;
+  u.context.drops.evicted++;
+  release(u, oldest);
+  return true;
+}
+
+/**
  * Opens a flow for the guest's current packet, whose key is set: a socket connected to
  * where the packet is to go.
  *
@@ -171,11 +204,8 @@ export function openFromGuest(u: UdpShared): number {
     context.sendUnreachable(source.head, source.headLength, code);
     return -1;
   }
-  const flow = table.allocate(FlowKind.udp);
-  if (flow < 0) {
-    drops.flows++;
-    return -1;
-  }
+  const flow = admitDatagrams(u, true);
+  if (flow < 0) return -1;
   const at = flow * FLOW_WORDS;
   for (let i = 0; i < 9; i++) u.words[at + FlowWord.guestPorts + i] = table.key[1 + i];
   table.bytes.set(outward, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);

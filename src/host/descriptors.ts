@@ -2,6 +2,9 @@
 import { descriptorLimit, isInherited, replaceByNull } from "../../ffi/process.ts";
 import { close } from "../../ffi/event.ts";
 
+const RESERVED = 192;
+const RESERVED_PER_QUEUE = 48;
+
 function open(): number[] {
   return [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => Number(name));
 }
@@ -28,6 +31,19 @@ export function freeDescriptors(): number {
   } catch {
     return 0; // not even one to look
   }
+}
+
+/**
+ * How many sockets flows may have: what is free now, when all else is open, less a reserve
+ * for what comes later. That is the frontend and what it sends (memory regions, and three
+ * descriptors for each ring), its log and the state of a migration, a repair helper, and
+ * sockets that each thread keeps beside its flows. Where there is little, half of it.
+ *
+ * @param queues queue pairs
+ */
+export function socketsFor(queues: number): number {
+  const free = freeDescriptors();
+  return Math.max(1, free - Math.min(free >> 1, RESERVED + queues * RESERVED_PER_QUEUE));
 }
 
 /** Closes all descriptors that the parent left open, but for `keep` and 0 to 2. */

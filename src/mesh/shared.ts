@@ -7,6 +7,8 @@ import { ringMemory } from "./ring.ts";
 export const RING_SIZE = 1 << 20;
 /** One word per thread, on cache lines of their own. */
 export const FLAG_STRIDE = 16;
+/** Bytes to count flows in. */
+const BOUNDS_SIZE = 256;
 /** Bytes for what is known of the guest. */
 const GUEST_SIZE = 256;
 
@@ -19,6 +21,8 @@ export interface SharedParts {
   readonly flags: SharedArrayBuffer;
   readonly owners: SharedArrayBuffer;
   readonly guest: SharedArrayBuffer;
+  /** How many flows there are, of all threads. */
+  readonly bounds: SharedArrayBuffer;
   /** Keys of the flows' hash and of initial sequence numbers. */
   readonly hashKey: Uint32Array<ArrayBuffer>;
   readonly sequenceKey: Uint32Array<ArrayBuffer>;
@@ -34,6 +38,7 @@ export function makeShared(threads: number): SharedParts {
     flags: new SharedArrayBuffer(threads * FLAG_STRIDE * 4),
     owners: new SharedArrayBuffer(OWNERS_SIZE),
     guest: new SharedArrayBuffer(GUEST_SIZE),
+    bounds: new SharedArrayBuffer(BOUNDS_SIZE),
     hashKey: crypto.getRandomValues(new Uint32Array(4)),
     sequenceKey: crypto.getRandomValues(new Uint32Array(4)),
     wakeFds: Array.from({ length: threads }, () => eventfdCreate()),

@@ -94,7 +94,8 @@ export class GuestMove implements Movable {
     const spare = freeDescriptors() - SPARE_DESCRIPTORS;
     if (count > 0 && (count > path.table.capacity || count > spare)) {
       log.warn(
-        `the guest comes with ${count} flows, expected ${path.table.capacity} at most, ` +
+        `the guest comes with ${count} flows, expected ${path.table.capacity} at most ` +
+          "(--max-flows), " +
           `and descriptors for ${spare} sockets are left (see ulimit -Hn)`,
       );
       return Errno.EMFILE;

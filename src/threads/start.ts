@@ -2,9 +2,6 @@
 import type { Config } from "../config.ts";
 import type { SharedParts } from "../mesh/shared.ts";
 
-/** Flows at once on one thread: TCP connections, UDP associations and pings together. */
-export const MAX_FLOWS = 131_072;
-
 /** What a thread says: its code is there; it runs. */
 export type Said = "loaded" | "ready";
 

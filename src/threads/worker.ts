@@ -16,7 +16,8 @@ import { GuestMemory } from "../virtio/guest_memory.ts";
 import { Pcap } from "../virtio/pcap.ts";
 import { reportBroken } from "./broken.ts";
 import { type Answer, type Command, Control } from "./control.ts";
-import { MAX_FLOWS, type Said, type Start } from "./start.ts";
+import { DEFAULT_LIMITS } from "../config.ts";
+import type { Said, Start } from "./start.ts";
 
 const WAKE = 1;
 const MAIN = 0;
@@ -40,8 +41,10 @@ class Worker {
     this.#mesh = new Mesh(self, shared);
     this.#memory = new GuestMemory(start.memory);
     this.#control = new Control(start.control);
+    // One thread may have them all: the bounds are of all threads together.
+    const { flows } = config.limits ?? DEFAULT_LIMITS;
     const threads = { mesh: this.#mesh, shared };
-    this.#path = new DataPath(config, this.#memory, this.#epoll, MAX_FLOWS, threads);
+    this.#path = new DataPath(config, this.#memory, this.#epoll, flows, threads);
     this.#path.onBroken = (which) => {
       const ring = this.#rings[which];
       reportBroken(ring?.index ?? which, ring, log);
@@ -50,6 +53,7 @@ class Worker {
     this.#epoll.add(this.#mesh.wakeFd, EPOLLIN + EPOLLET, wake);
     const others = this.#path.others as Others;
     const encoder = new TextEncoder();
+    log.limit(config.logRate ?? 0);
     log.divert(config.logLevel, (level, message) => {
       const line = encoder.encode(JSON.stringify([level, message]));
       others.send(MAIN, MessageKind.log, line);

@@ -3,10 +3,12 @@
  * where ping sockets are allowed: started by src/flow/ping_test.ts, once as it is and once
  * with the MTU that loopback was given as argument. Exit status 0 if all is well.
  */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
+import { limitsOf } from "../../src/config.ts";
 import { ip } from "./flow_config.ts";
 import { FlowWorld } from "./flow_world.ts";
 import { type Addresses, echoPacket, readPacket, udpPacket } from "./guest_packets.ts";
+import { logged } from "./logged.ts";
 
 const FAMILIES = [
   { out: { from: ip("192.0.2.10"), to: ip("192.0.2.1") }, reply: [1, 0], most: 1472 },
@@ -134,6 +136,22 @@ function cut(): void {
   world.close();
 }
 
+/** At the bound a new one has no answer, those that are there go on; the log says so. */
+function bound(): void {
+  const world = new FlowWorld({ config: { limits: limitsOf(64, { ping: 2 }) } });
+  world.driver.post(64, 1526);
+  const [{ out }] = FAMILIES;
+  const lines = logged(() => {
+    for (const id of [1, 2, 3, 1]) world.driver.send(echoPacket(out, id, 1, pattern(56)));
+    const got = frames(world, 3).map(readPacket);
+    assertEquals(got.map(({ transport }) => transport.getUint16(4)).sort(), [1, 1, 2]);
+  });
+  assertEquals(world.path.drops.flows, 1);
+  assertEquals(lines.length, 1);
+  assertMatch(lines[0], /^warning: 2 ping flows .*--max-ping\): requests .* dropped$/);
+  world.close();
+}
+
 const [mtu] = Deno.args;
 if (mtu === undefined) {
   echoes(true, false, 1526);
@@ -141,6 +159,7 @@ if (mtu === undefined) {
   echoes(false, false, 12, 60, 1500);
   echoes(true, true, 1526);
   noRoute();
+  bound();
   others();
 } else {
   tooBig(Number(mtu));

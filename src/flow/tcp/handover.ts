@@ -1,4 +1,5 @@
 /** A connection goes from one thread of the data path to another, as it is. */
+import { Bound } from "../bounds.ts";
 import { EventKind } from "../context.ts";
 import { FLOW_WORDS, FlowKind } from "../table.ts";
 import { joinThread, leaveThread } from "../thread_change.ts";
@@ -59,6 +60,10 @@ export function join(t: TcpShared, flow: number, from: Float64Array): boolean {
   for (let i = 0; i < arrays.length; i++) arrays[i][flow] = from[i];
   t.unmark(flow, TcpFlow.watching); // to be watched for space anew
   if (!joinThread(t.context, flow, EventKind.tcp, TCP_EVENTS)) return false;
+  const { waiting } = t.context.table;
+  const state = t.state(flow);
+  if (state === TcpState.connecting) waiting.enter(flow, Bound.halfOpen);
+  if (state === TcpState.synSent) waiting.enter(flow, Bound.pendingTcp);
   if (t.has(flow, TcpFlow.unacknowledged)) enterPolled(t, flow);
   t.pushReady(flow);
   return true;

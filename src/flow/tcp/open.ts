@@ -19,8 +19,9 @@ import {
   tcpWindow,
   tcpWindowScale,
 } from "../../wire/tcp.ts";
+import { Bound } from "../bounds.ts";
 import { eventData, EventKind } from "../context.ts";
-import { isExhausted, noteExhausted } from "../exhausted.ts";
+import { isExhausted, noteExhausted, warnExhausted } from "../exhausted.ts";
 import { isFlow4 } from "../frame_head.ts";
 import { bindOutbound } from "../outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "../table.ts";
@@ -71,6 +72,37 @@ export function takeStray(t: TcpShared): void {
   );
 }
 
+/**
+ * An entry for a connection. Where there is no room, the oldest of those that nobody has
+ * answered makes it: one of the guest's is given up in silence, and begins anew with the
+ * SYN that the guest repeats; the peer of one that came in is reset.
+ *
+ * @param bound that counts it until it is answered
+ * @returns -1 if there is no room for it
+ */
+function admit(t: TcpShared, bound: number): number {
+  const { table } = t.context;
+  const { bounds } = table;
+  if (bounds.full(bound)) {
+    bounds.note(bound);
+    if (!giveUpOldest(t, bound)) return -1;
+  }
+  let flow = table.admit(FlowKind.tcp, true);
+  if (flow >= 0) return flow;
+  bounds.note(bounds.met);
+  if (giveUpOldest(t, bound)) flow = table.admit(FlowKind.tcp, true);
+  return flow;
+}
+
+function giveUpOldest(t: TcpShared, bound: number): boolean {
+  const oldest = t.context.table.waiting.oldest(bound);
+  if (oldest < 0 || t.frozen[oldest] !== Frozen.no) return false;
+  t.context.drops.evicted++;
+  if (bound === Bound.halfOpen) release(t, oldest);
+  else resetPeer(t, oldest);
+  return true;
+}
+
 /** The guest opens a connection: a socket does the same towards the outside. */
 function connect(t: TcpShared, headerLength: number): void {
   const { context } = t;
@@ -88,9 +120,9 @@ function connect(t: TcpShared, headerLength: number): void {
     sendStrayReset(t, tcpSequence(source.head, at), 0, TcpFlag.syn, 1);
     return;
   }
-  const flow = table.allocate(FlowKind.tcp);
+  const flow = admit(t, Bound.halfOpen);
   if (flow < 0) {
-    context.drops.flows++;
+    context.drops.flows++; // the guest repeats its SYN: there may be room then
     return;
   }
   copyKey(t, flow, FlowWord.guestPorts);
@@ -107,6 +139,7 @@ function connect(t: TcpShared, headerLength: number): void {
   table.bytes.set(outward, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
   t.words[word + FlowWord.hostPorts] = port;
   t.setState(flow, TcpState.connecting);
+  table.waiting.enter(flow, Bound.halfOpen);
   table.insert(flow, Side.guest);
   const number = startConnect(t, flow, port);
   if (number !== 0) connectFailed(t, flow, number);
@@ -181,6 +214,7 @@ export function connectFailed(t: TcpShared, flow: number, number: number): void 
 
 /** The peer accepted: SYN and ACK go to the guest. */
 export function connected(t: TcpShared, flow: number): void {
+  t.context.table.waiting.leave(flow);
   t.roundTrip[flow] = t.context.now - t.sentAt[flow];
   t.counters.opened++;
   t.setState(flow, TcpState.synAckSent);
@@ -194,8 +228,8 @@ export function connected(t: TcpShared, flow: number): void {
 }
 
 /**
- * Outcomes of {@link acceptOne}: nothing waited; one was taken; one waits that the host
- * has no descriptor or memory for.
+ * Outcomes of {@link acceptOne}: nothing waited; one was taken; one has to wait, for want
+ * of a descriptor, of memory, or of room for it.
  */
 export const Accepted = { none: 0, one: 1, exhausted: 2 } as const;
 
@@ -215,15 +249,19 @@ export function acceptOne(
 ): number {
   const { context } = t;
   const { table, map, config } = context;
+  if (mustWait(t)) return Accepted.exhausted;
   const accepted = acceptSocket(fd);
-  if (accepted === -1) return isExhausted(errno()) ? Accepted.exhausted : Accepted.none;
+  if (accepted === -1) {
+    if (!isExhausted(errno())) return Accepted.none;
+    warnExhausted("connections to forwarded ports wait");
+    return Accepted.exhausted;
+  }
   const peerPort = lastAddress.port;
   const four = isIPv4(lastAddress.bytes);
   const served = four ? config.ip4 : config.ip6;
-  const flow = table.allocate(FlowKind.tcp);
-  if (flow < 0 || served === undefined) {
-    if (flow >= 0) table.release(flow);
-    else context.drops.flows++;
+  const flow = served === undefined ? -1 : admit(t, Bound.pendingTcp);
+  if (flow < 0) {
+    if (served !== undefined) context.drops.flows++;
     resetOnClose(accepted);
     closeFd(accepted);
     return Accepted.one;
@@ -252,6 +290,20 @@ export function acceptOne(
   return Accepted.one;
 }
 
+/**
+ * Whether connections are better left in the kernel's queue, as far as that goes: there is
+ * no room for more, and either nothing that could make it, or a guest without receive
+ * buffers, that could not have answered.
+ */
+function mustWait(t: TcpShared): boolean {
+  const { bounds, waiting } = t.context.table;
+  const bound = bounds.full(Bound.pendingTcp) ? Bound.pendingTcp : Bound.sockets;
+  if (!bounds.full(bound)) return false;
+  if (!t.context.sink.starved && waiting.oldest(Bound.pendingTcp) >= 0) return false;
+  bounds.note(bound);
+  return true;
+}
+
 /** The guest's address of the family and, if known, the scope of the peer in `inward`. */
 function guestTarget(t: TcpShared, four: boolean): Uint8Array {
   const { guest } = t.context;
@@ -278,6 +330,7 @@ function offer(t: TcpShared, flow: number, fd: number): void {
   t.words[at + TcpWord.windows] = (0xffff >> OUR_WINDOW_SCALE) << 16;
   t.mark(flow, TcpFlow.inbound);
   t.setState(flow, TcpState.synSent);
+  table.waiting.enter(flow, Bound.pendingTcp);
   table.insert(flow, Side.guest);
   const data = eventData(EventKind.tcp, flow);
   if (!epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
@@ -291,6 +344,7 @@ function offer(t: TcpShared, flow: number, fd: number): void {
 
 /** Both sides have agreed: data may flow. */
 export function becomeEstablished(t: TcpShared, flow: number): void {
+  t.context.table.waiting.leave(flow);
   const at = flow * FLOW_WORDS;
   t.words[at + TcpWord.ackFromGuest] = t.words[at + TcpWord.seqToGuest];
   t.setState(flow, TcpState.established);

@@ -216,6 +216,7 @@ function begin(
     return -1;
   }
   t.words[flow * FLOW_WORDS + FlowWord.fd] = fd;
+  t.context.table.ownSocket(flow);
   deafen(fd);
   return fd;
 }

@@ -16,6 +16,8 @@ import { SpareSockets } from "./spare.ts";
 
 const IOVECS = 1024;
 const DISCARD_SIZE = 65536;
+/** Bytes for one flow in one turn, for each frame of the budget. */
+const TURN_BYTES = 4096;
 
 /** Counters for the log and for tests. */
 export interface TcpCounters {
@@ -61,6 +63,8 @@ export class TcpShared {
   /** The guest takes segments larger than its MTU: GUEST_TSO4, GUEST_TSO6. */
   largeReceive4 = false;
   largeReceive6 = false;
+  /** Bytes for one flow before others have their turn. */
+  readonly turnBytes: number;
   /** Capacity of each frame reserved for one recvmsg. */
   readonly frameRoom = new Int32Array(256);
 
@@ -110,7 +114,7 @@ export class TcpShared {
   readonly inPolled: Uint8Array;
   polledCount = 0;
 
-  readonly spares: SpareSockets = new SpareSockets();
+  readonly spares: SpareSockets;
   readonly counters: TcpCounters = {
     opened: 0,
     accepted: 0,
@@ -126,6 +130,8 @@ export class TcpShared {
   constructor(readonly context: FlowContext) {
     const capacity = context.table.capacity;
     this.words = context.table.words;
+    this.turnBytes = context.table.bounds.limits.budget * TURN_BYTES;
+    this.spares = new SpareSockets(context.table.bounds);
     this.#hash = new SipHash(context.sequenceKey);
     const arena = new Arena(2 * IOVECS * 16 + 2 * 64 + DISCARD_SIZE + 4096);
     this.out = new IovecArray(arena, IOVECS);

@@ -60,6 +60,9 @@ export class SpareSockets {
   #wanted4 = false;
   #wanted6 = false;
 
+  /** @param supply says when sockets are too scarce to have any that are not in use */
+  constructor(readonly supply: { readonly scarce: boolean } = { scarce: false }) {}
+
   /** A socket with the options of {@link setFlowOptions}; -1 with errno() if none is left. */
   take(four: boolean, peekOffset: boolean): number {
     const spares = four ? this.#four : this.#six;
@@ -70,7 +73,9 @@ export class SpareSockets {
 
   /** Closes a socket with which nothing is to be done any more, not at once. */
   close(fd: number): void {
-    if (this.#ended.full) closeFd(fd);
+    const { scarce } = this.supply;
+    if (scarce) this.#closeEnded();
+    if (scarce || this.#ended.full) closeFd(fd);
     else this.#ended.push(fd);
   }
 
@@ -86,9 +91,18 @@ export class SpareSockets {
       (this.#wanted6 && !this.#six.full);
   }
 
+  #closeEnded(): void {
+    while (this.#ended.count > 0) closeFd(this.#ended.pop());
+  }
+
   /** Closes what has ended, and makes sockets for what may come. */
   work(peekOffset4: boolean, peekOffset6: boolean): void {
-    while (this.#ended.count > 0) closeFd(this.#ended.pop());
+    this.#closeEnded();
+    if (this.supply.scarce) {
+      this.clear();
+      this.#wanted4 = this.#wanted6 = false; // until one is taken again
+      return;
+    }
     if (this.#wanted4) this.#wanted4 = fill(this.#four, true, peekOffset4);
     if (this.#wanted6) this.#wanted6 = fill(this.#six, false, peekOffset6);
   }

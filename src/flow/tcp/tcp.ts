@@ -15,15 +15,18 @@ import { pollAcknowledgements, serviceReady, takeEvents, takeTimer } from "./ser
 import { Frozen, type TcpCounters, TcpShared } from "./shared.ts";
 import { endLost, thawTcp } from "./thaw.ts";
 
-/** Connections accepted for one event, before others have their turn. */
-const ACCEPTS_PER_TURN = 64;
+/** Share of the frames in a turn that connections accepted for one event may be. */
+const ACCEPTS_SHARE = 4;
 
 export class TcpFlows implements FlowHandler {
   readonly #t: TcpShared;
   readonly #gathered = new Gathered();
+  /** Connections accepted for one event, before others have their turn. */
+  readonly #accepts: number;
 
   constructor(context: FlowContext) {
     this.#t = new TcpShared(context);
+    this.#accepts = Math.ceil(context.table.bounds.limits.budget / ACCEPTS_SHARE);
   }
 
   get counters(): TcpCounters {
@@ -78,10 +81,10 @@ export class TcpFlows implements FlowHandler {
    * Connections wait on a listening socket that forwards to `guestPort`, of the address
    * that the guest uses or of the given one.
    *
-   * @returns false if one waits that the host has no descriptor or memory for
+   * @returns false if one has to wait: see {@link acceptOne}
    */
   onListener(fd: number, guestPort: number, guestAddress?: Uint8Array): boolean {
-    for (let i = 0; i < ACCEPTS_PER_TURN; i++) {
+    for (let i = 0; i < this.#accepts; i++) {
       const result = acceptOne(this.#t, fd, guestPort, guestAddress);
       if (result !== Accepted.one) return result === Accepted.none;
     }

@@ -29,8 +29,6 @@ import {
 import { dataHeadLength, sendSegment, writeSegmentHead } from "./segments.ts";
 import type { TcpShared } from "./shared.ts";
 
-/** Bytes for one flow before others have their turn. */
-const TURN_BYTES = 1 << 20;
 /** Payload of the largest frame, whatever the headers. */
 const LARGE_PAYLOAD = 65535 - 60;
 const DISCARD_PIECE = 65536;
@@ -87,7 +85,7 @@ export function sendData(t: TcpShared, flow: number): number {
   const longest = large ? LONGEST_READ : LONGEST_SMALL;
   const most = longest - longest % segment;
   const peekOffset = four ? t.peekOffset4 : t.peekOffset6;
-  for (let turn = 0; turn < TURN_BYTES;) {
+  for (let turn = 0; turn < t.turnBytes;) {
     if (t.has(flow, TcpFlow.finToGuest)) {
       t.unmark(flow, TcpFlow.readable);
       return Sent.done;
