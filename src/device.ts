@@ -192,8 +192,11 @@ export class NetDevice implements Backend {
     if (stopped) this.threads?.takeAll(); // a migration deals with one thread
     return this.migration?.begin(direction, phase, fd, stopped) ?? { accepted: false };
   }
-  checkTransfer(): number {
-    return this.migration?.check() ?? Errno.EINVAL;
+  checkTransfer(): number | undefined {
+    const { migration } = this;
+    if (migration === undefined) return Errno.EINVAL;
+    const result = migration.check();
+    return migration.ended ? result : undefined;
   }
 
   closed(): void {

@@ -90,6 +90,7 @@ export class GuestService {
     device.settle();
     this.forwarder.turn();
     this.migration.tick();
+    if (this.session?.awaitsTransfer && this.migration.ended) this.#answer();
     path.turn();
     if (mesh !== undefined) mesh.wake();
     return count;
@@ -117,8 +118,17 @@ export class GuestService {
     }
   }
 
+  #answer(): void {
+    if (this.session!.transferEnded(this.migration.check())) return;
+    this.#disconnected();
+  }
+
   #readable(): void {
     if (this.session === undefined || this.session.readable()) return;
+    this.#disconnected();
+  }
+
+  #disconnected(): void {
     this.session = undefined;
     this.onDisconnected();
   }

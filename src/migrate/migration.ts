@@ -40,7 +40,9 @@ import { Stopwatch, summarize } from "./summary.ts";
 
 /** VHOST_TRANSFER_STATE_PHASE_STOPPED, the only one there is. */
 const PHASE_STOPPED = 0;
-/** CHECK_DEVICE_STATE waits so long for the rest of a transfer. */
+/** CHECK_DEVICE_STATE waits so long for more of a transfer, while nothing else is done. */
+const MORE_MS = 20;
+/** So long after that the rest of the transfer must be through. */
 const REST_MS = 10_000;
 /** What is frozen for want of a repair helper is given up after so long. */
 const THAW_LIMIT_MS = 60_000;
@@ -77,6 +79,8 @@ export class Migration {
   #watch = new Stopwatch();
   #progressAt = Infinity;
   #giveUpAt = Infinity;
+  /** When a transfer that was checked is given up. */
+  #overdueAt = Infinity;
   /** The summary, while it waits to be logged. */
   #line = "";
   #sayAt = Infinity;
@@ -119,6 +123,7 @@ export class Migration {
     this.#before = kept && saving ? this.#phase : Phase.idle;
     this.#phase = saving ? Phase.saving : Phase.loading;
     this.#result = Errno.EBUSY;
+    this.#overdueAt = Infinity;
     this.#progressAt = performance.now() + PROGRESS_MS;
     this.#sender = undefined;
     this.#receiver = saving ? undefined : new StateReceiver(this.#fd);
@@ -328,18 +333,18 @@ export class Migration {
     return this.#phase === Phase.idle;
   }
 
-  /** CHECK_DEVICE_STATE: 0 or an error number. */
+  /**
+   * CHECK_DEVICE_STATE: 0 or an error number. Unless {@link ended}, it is not known yet,
+   * and EBUSY, and to be asked for again: what is missing must come within 10 seconds.
+   */
   check(): number {
-    const deadline = performance.now() + REST_MS;
-    while (this.#phase === Phase.saving || this.#phase === Phase.loading) {
-      const events = this.#phase === Phase.saving ? POLLOUT : POLLIN;
-      const left = deadline - performance.now();
-      if (left <= 0) {
-        this.#fail(Errno.ETIMEDOUT, "the transfer was checked before it was complete");
-        break;
+    while (!this.ended) {
+      const saving = this.#phase === Phase.saving;
+      if (!awaitReady(this.#fd, saving ? POLLOUT : POLLIN, MORE_MS)) {
+        this.#overdueAt = Math.min(this.#overdueAt, performance.now() + REST_MS);
+        return Errno.EBUSY;
       }
-      if (!awaitReady(this.#fd, events, left)) continue; // late, or a signal came
-      this.onEvent(this.#phase === Phase.saving ? EPOLLOUT : EPOLLIN);
+      this.onEvent(saving ? EPOLLOUT : EPOLLIN);
     }
     return this.#result;
   }
@@ -389,6 +394,11 @@ export class Migration {
    */
   tick(): void {
     if (this.#sayAt !== Infinity && performance.now() >= this.#sayAt) this.#say();
+    if (this.#overdueAt !== Infinity && performance.now() >= this.#overdueAt) {
+      this.#overdueAt = Infinity;
+      const problem = "the transfer was checked before it was complete";
+      if (!this.ended) this.#fail(Errno.ETIMEDOUT, problem);
+    }
     const idle = this.#phase === Phase.idle;
     if ((idle || this.#phase === Phase.thawing) && this.guest.catchLate() && idle) {
       this.log.warn("connections were frozen by a repair helper that was given up");

@@ -96,9 +96,10 @@ export interface Backend {
   /**
    * The transfer is over as the frontend sees it (CHECK_DEVICE_STATE).
    *
-   * @returns 0 if it succeeded, else an error number
+   * @returns 0 if it succeeded, else an error number; undefined while it is not over as
+   *   seen from here: the session's transferEnded() is to be called once it is
    */
-  checkTransfer(): number;
+  checkTransfer(): number | undefined;
   /** The frontend is gone: rings are stopped and memory is unmapped. */
   closed(): void;
 }

@@ -81,8 +81,11 @@ export interface Rule {
   readonly fds?: readonly [number, number];
   /** The handler returns the reply; refusal cannot be told but by ending. */
   readonly replies?: true;
-  readonly handle: (state: SessionState, message: Message) => Reply | void;
+  readonly handle: (state: SessionState, message: Message) => Reply | typeof LATER | void;
 }
+
+/** The reply is not known yet. */
+export const LATER = "later";
 
 /** A reply's payload, or that with a descriptor, which is closed once it is sent. */
 export type Reply = Uint8Array | { readonly payload: Uint8Array; readonly fd: number };
@@ -426,6 +429,9 @@ export const RULES: ReadonlyMap<number, Rule> = new Map<number, Rule>([
     gate: DEVICE_STATE,
     size: 0,
     replies: true,
-    handle: (s) => u64Payload(s.backend.checkTransfer()),
+    handle: (s) => {
+      const result = s.backend.checkTransfer();
+      return result === undefined ? LATER : u64Payload(result);
+    },
   }],
 ]);

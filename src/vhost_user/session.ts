@@ -15,11 +15,12 @@ import {
   HEADER_SIZE,
   ProtocolError,
   ProtocolFeature,
+  Request,
   requestName,
   u64Payload,
   VERSION,
 } from "./message.ts";
-import { type Reply, type Rule, RULES, SessionState } from "./requests.ts";
+import { LATER, type Reply, type Rule, RULES, SessionState } from "./requests.ts";
 
 /** Messages handled in one turn, so that a flood of them does not hold up packets. */
 const MAX_PER_TURN = 64;
@@ -30,6 +31,7 @@ export class Session {
   readonly #log: SessionLog;
   readonly #state: SessionState;
   #over = false;
+  #awaitsTransfer = false;
 
   /**
    * @param fd a connected, non-blocking UNIX stream socket, the session's from now on
@@ -49,6 +51,10 @@ export class Session {
   /** The device status as the frontend set it (virtio 1.3, 2.1), 0 without STATUS. */
   get status(): number {
     return this.#state.status;
+  }
+  /** The frontend waits for the reply to CHECK_DEVICE_STATE: {@link transferEnded}. */
+  get awaitsTransfer(): boolean {
+    return this.#awaitsTransfer && !this.#over;
   }
   get over(): boolean {
     return this.#over;
@@ -89,9 +95,12 @@ export class Session {
     const { request } = message;
     const name = requestName(request);
     const rule = RULES.get(request);
-    let reply: Reply | void = undefined;
+    let reply: Reply | typeof LATER | void = undefined;
     let failure: string | undefined;
     try {
+      if (this.#awaitsTransfer) {
+        return this.#end(`${name}: came before the reply to CHECK_DEVICE_STATE`);
+      }
       if (rule === undefined) throw new ProtocolError("is not supported");
       this.#check(rule, message);
       reply = rule.handle(this.#state, message);
@@ -111,9 +120,28 @@ export class Session {
       this.#log.debug(`vhost-user: ${name}`);
       if (reply === undefined && acknowledge) reply = u64Payload(0);
     }
+    if (reply === LATER) {
+      this.#awaitsTransfer = true;
+      return;
+    }
     if (reply !== undefined && !this.#reply(request, reply)) {
       this.#end(`${name}: the frontend does not take the reply`);
     }
+  }
+
+  /**
+   * The reply to CHECK_DEVICE_STATE, which could not be given when it came.
+   *
+   * @param result 0 or an error number
+   * @returns false once the session is over, as {@link readable} does
+   */
+  transferEnded(result: number): boolean {
+    if (!this.awaitsTransfer) return !this.#over;
+    this.#awaitsTransfer = false;
+    if (!this.#reply(Request.CHECK_DEVICE_STATE, u64Payload(result))) {
+      this.#end("CHECK_DEVICE_STATE: the frontend does not take the reply");
+    }
+    return !this.#over;
   }
 
   #reply(request: number, reply: Reply): boolean {

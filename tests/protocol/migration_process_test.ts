@@ -1,6 +1,6 @@
 /** A process that is to end, or whose frontend goes, in each phase of a move. */
 import { concat } from "@std/bytes";
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { close } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
@@ -42,7 +42,7 @@ class RemoteFrontend {
     close(ours);
     assertEquals(answer, 0x100);
     if (phase === "saved") await this.#readAll();
-    if (phase === "loaded") await this.#writeAll(concat(encodeVuelo(emptyState(1))));
+    if (phase === "loaded") await this.writeAll();
     if (phase.endsWith("ed")) assertEquals(await this.ask(43), 0);
   }
 
@@ -50,7 +50,8 @@ class RemoteFrontend {
     const buffer = new Uint8Array(1 << 20);
     await until("the stream's end", () => readSome(this.#end, buffer) === 0);
   }
-  async #writeAll(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+  async writeAll(): Promise<void> {
+    const bytes = concat(encodeVuelo(emptyState(1)));
     let at = 0;
     await until("the stream is taken", () => {
       at += Math.max(0, writeSome(this.#end, bytes.subarray(at)));
@@ -63,34 +64,84 @@ class RemoteFrontend {
   close(): void {
     this.frontend.close();
     if (this.#end !== -1) close(this.#end);
+    this.#end = -1;
   }
+}
+
+/** Runs a process that serves one frontend; what it said, once it has ended well. */
+async function serving(
+  run: (remote: RemoteFrontend, child: Deno.ChildProcess) => Promise<void>,
+): Promise<string> {
+  let said = "";
+  await inFolder(async (folder) => {
+    const path = `${folder}/socket`;
+    const [program, args] = vuelo([...OPTIONS, "-s", path, "--repair-path", "none"]);
+    const child = new Deno.Command(program, { args, stdin: "null", stderr: "piped" })
+      .spawn();
+    let frontend: Frontend | undefined;
+    await until("the socket listens", () => {
+      try {
+        frontend = Frontend.connect(path);
+      } catch {
+        // not there, or not yet listening
+      }
+      return frontend !== undefined;
+    });
+    const remote = new RemoteFrontend(frontend!);
+    try {
+      await run(remote, child);
+      const { code, stderr } = await child.output();
+      said = new TextDecoder().decode(stderr);
+      assertEquals(code, 0, said);
+    } finally {
+      remote.close();
+    }
+  });
+  return said;
 }
 
 for (const phase of PHASES) {
   for (const end of ["SIGTERM", "the frontend goes"] as const) {
     Deno.test(`${end} while a guest's state is ${phase}: the process ends well`, async () => {
-      await inFolder(async (folder) => {
-        const path = `${folder}/socket`;
-        const [program, args] = vuelo([...OPTIONS, "-s", path, "--repair-path", "none"]);
-        const child = new Deno.Command(program, { args, stdin: "null", stderr: "piped" })
-          .spawn();
-        let frontend: Frontend | undefined;
-        await until("the socket listens", () => {
-          try {
-            frontend = Frontend.connect(path);
-          } catch {
-            // not there, or not yet listening
-          }
-          return frontend !== undefined;
-        });
-        const remote = new RemoteFrontend(frontend!);
+      await serving(async (remote, child) => {
         await remote.bring(phase);
         if (end === "SIGTERM") child.kill("SIGTERM");
         else remote.close();
-        const { code, stderr } = await child.output();
-        assertEquals(code, 0, new TextDecoder().decode(stderr));
-        if (end === "SIGTERM") remote.close();
       });
     });
   }
 }
+
+const CHECK_DEVICE_STATE = 43;
+
+Deno.test("a check before the stream is all there is answered when it is", async () => {
+  await serving(async (remote) => {
+    await remote.bring("loading");
+    remote.frontend.send(CHECK_DEVICE_STATE);
+    await remote.writeAll();
+    let reply: Reply | null = null;
+    await until("a reply", () => (reply = remote.frontend.receive()) !== null);
+    assertEquals(asU64(reply!.payload), 0);
+    remote.close();
+  });
+});
+
+Deno.test("nothing else waits for a check that cannot be answered yet", async () => {
+  const said = await serving(async (remote, child) => {
+    await remote.bring("loading");
+    remote.frontend.send(CHECK_DEVICE_STATE);
+    child.kill("SIGTERM");
+    await child.status;
+  });
+  assert(!said.includes("before it was complete"), said);
+});
+
+Deno.test("a frontend that does not wait for a check's answer is sent away", async () => {
+  const said = await serving(async (remote) => {
+    await remote.bring("loading");
+    remote.frontend.send(CHECK_DEVICE_STATE);
+    remote.frontend.send(CHECK_DEVICE_STATE);
+    await until("the connection ends", () => remote.frontend.ended);
+  });
+  assertStringIncludes(said, "before the reply to CHECK_DEVICE_STATE");
+});
