@@ -5,9 +5,10 @@
  * against the sources, and all of them where no executable can be built. Ends with one
  * line of totals.
  *
- * `deno task test STAGE...` runs some of the stages: check, unit, protocol, smoke, e2e and
- * migrate (all guests on the sources), binary; a path below tests/e2e stands for e2e, and
- * then only such files are run in e2e and binary.
+ * `deno task test STAGE...` runs some of the stages: check, unit, protocol, addresses,
+ * smoke, e2e and migrate (all guests on the sources), binary; a path below tests/e2e stands
+ * for e2e, and then only such files are run in e2e and binary. `--check-addresses` has the
+ * addresses checked that libc gets (tests/ffi_check), which addresses and smoke always do.
  */
 import { BINARY, compile } from "./compile.ts";
 import { LabError } from "./lab/cache.ts";
@@ -15,6 +16,7 @@ import { testpmd, userModeLinux } from "./lab/frontends.ts";
 import { image } from "./lab/image.ts";
 import { kernel, program, qemu } from "./lab/packages.ts";
 import { passt } from "./lab/passt.ts";
+import { FOLDER as CHECK_FOLDER, outcome } from "../tests/ffi_check/install.ts";
 import {
   isolated,
   missingRights,
@@ -27,6 +29,7 @@ const STAGES = [
   "check",
   "unit",
   "protocol",
+  "addresses",
   "smoke",
   "e2e",
   "migrate",
@@ -34,16 +37,43 @@ const STAGES = [
 ] as const;
 type Stage = typeof STAGES[number];
 /** Those that run if none is named: guests are run once, on what users have. */
-const WHOLE: readonly Stage[] = ["check", "unit", "protocol", "smoke", "binary"];
+const WHOLE: readonly Stage[] = [
+  "check",
+  "unit",
+  "protocol",
+  "addresses",
+  "smoke",
+  "binary",
+];
 
 /** The tests of the command line and those with guests run on the executable, too. */
 const COMMAND_LINE = ["tests/protocol/cli_test.ts", "tests/protocol/queues_test.ts"];
 const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
+/** All stages but binary have the addresses that libc gets checked. */
+const CHECK_ADDRESSES = "--check-addresses";
+const everywhere = Deno.args.includes(CHECK_ADDRESSES);
 /** Tests of migration that start no vuelo, and so none that is compiled. */
 const IN_PROCESS = ["tests/migrate/connection_test.ts", "tests/migrate/many_test.ts"];
 const GUESTS = files.length > 0 ? files : ["tests/e2e"];
 /** What guests do on the sources when all of them run on the executable. */
 const SMOKE = ["tests/e2e/udp_test.ts", "tests/e2e/forwards_test.ts"];
+
+/** What is run with that check every time, besides what guests do on the sources. */
+const CHECKED = [
+  "tests/ffi_check",
+  "src/virtio",
+  "src/flow",
+  "tests/property/virtqueue_test.ts",
+  "tests/property/packed_ring_test.ts",
+  "tests/protocol/vhost_user_messages_test.ts",
+  "tests/protocol/vhost_user_refusals_test.ts",
+  "tests/protocol/packed_rings_test.ts",
+  "tests/protocol/migration_test.ts",
+  "tests/protocol/migration_guest_test.ts",
+];
+
+/** Tests that themselves stand between the program and libc, or start no vuelo. */
+const OTHERS = ["tests/bench"];
 
 interface Totals {
   passed: number;
@@ -75,6 +105,28 @@ interface TestOptions {
   readonly namespaces?: boolean;
   /** Paths that are left out. */
   readonly except?: readonly string[];
+  /** Check every address that libc gets, in these tests and in the vuelo they start. */
+  readonly addresses?: boolean;
+}
+
+/** Where processes leave what they have checked. */
+let checkedFolder: string | undefined;
+
+async function checkAddresses(): Promise<Record<string, string>> {
+  checkedFolder ??= await Deno.makeTempDir({ prefix: "vuelo-addresses-" });
+  await Deno.chmod(checkedFolder, 0o1777); // vuelo may be another user
+  return { [CHECK_FOLDER]: checkedFolder };
+}
+
+/** Adds up what processes have checked; one that found something is a failure. */
+async function sumAddresses(): Promise<void> {
+  if (checkedFolder === undefined) return;
+  const { processes, calls, ranges, violations } = outcome(checkedFolder);
+  await Deno.remove(checkedFolder, { recursive: true });
+  for (const violation of violations) console.error(violation);
+  const what =
+    `\naddresses: ${calls} calls with ${ranges} ranges in ${processes} programs`;
+  count(`${what}, ${violations.length} outside`, calls > 0 && violations.length === 0);
 }
 
 /** Whether network namespaces have to be made inside a user namespace. */
@@ -82,6 +134,7 @@ let ordinary = false;
 
 /** Runs `deno test` on paths of the repository and adds up what it counted. */
 async function test(paths: readonly string[], options: TestOptions = {}): Promise<void> {
+  const checked = options.addresses ?? everywhere;
   const plain = [
     Deno.execPath(),
     "test",
@@ -89,6 +142,7 @@ async function test(paths: readonly string[], options: TestOptions = {}): Promis
     "--no-check",
     "--permit-no-files",
     `--config=${ROOT}deno.json`,
+    ...(checked ? [`--preload=${ROOT}tests/ffi_check/preload.ts`] : []),
     ...(options.except ?? []).map((path) => `--ignore=${ROOT}${path}`),
     ...paths.map((path) => ROOT + path),
   ];
@@ -97,7 +151,12 @@ async function test(paths: readonly string[], options: TestOptions = {}): Promis
     : { argv: plain, env: {} };
   const child = new Deno.Command(argv[0], {
     args: argv.slice(1),
-    env: { NO_COLOR: "1", ...env, ...options.env },
+    env: {
+      NO_COLOR: "1",
+      ...env,
+      ...options.env,
+      ...(checked ? await checkAddresses() : {}),
+    },
     cwd: options.cwd ?? ROOT,
     stdin: "null",
     stdout: "piped",
@@ -222,9 +281,10 @@ async function binary(): Promise<void> {
     await Deno.copyFile(BINARY, `${folder}/vuelo`);
     await Deno.chmod(`${folder}/vuelo`, 0o755);
     const env = { VUELO_BIN: `${folder}/vuelo`, PATH: pathWithoutDeno() };
-    await test(COMMAND_LINE, { env, cwd: empty });
+    await test(COMMAND_LINE, { env, cwd: empty, addresses: false });
     const guests = files.length > 0 ? GUESTS : [...GUESTS, "tests/migrate"];
-    await test(guests, { env, cwd: empty, namespaces: true, except: IN_PROCESS });
+    const options = { env, cwd: empty, namespaces: true, addresses: false };
+    await test(guests, { ...options, except: IN_PROCESS });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -233,15 +293,21 @@ async function binary(): Promise<void> {
 const RUN: Record<Stage, () => Promise<void>> = {
   check,
   // Not in parallel: some count the descriptors of the process.
-  unit: () => test(["ffi", "src", "tests/property", "tests/bench"], { namespaces: true }),
+  unit: () =>
+    test(["ffi", "src", "tests/property", ...(everywhere ? [] : OTHERS)], {
+      namespaces: true,
+    }),
   protocol,
-  smoke: () => test([...SMOKE, ...IN_PROCESS], { namespaces: true }),
+  addresses: () => test(CHECKED, { namespaces: true, addresses: true }),
+  smoke: () => test([...SMOKE, ...IN_PROCESS], { namespaces: true, addresses: true }),
   e2e: () => test(GUESTS, { namespaces: true }),
   migrate: () => test(["tests/migrate"], { namespaces: true }),
   binary,
 };
 
-const names = Deno.args.filter((word) => !files.includes(word));
+const names = Deno.args.filter((word) =>
+  !files.includes(word) && word !== CHECK_ADDRESSES
+);
 if (files.length > 0 && !names.includes("binary")) names.push("e2e");
 const wanted = names.length === 0 ? WHOLE : STAGES.filter((s) => names.includes(s));
 const unknown = names.filter((name) => !STAGES.includes(name as Stage));
@@ -258,6 +324,7 @@ for (const stage of wanted) {
   console.log(`\n== ${stage}`);
   await RUN[stage]();
 }
+await sumAddresses();
 const skipped = totals.skipped > 0 ? `, ${totals.skipped} skipped` : "";
 console.log(`\n${totals.passed} passed, ${totals.failed} failed${skipped}`);
 Deno.exit(totals.failed > 0 || inCI && totals.skipped > 0 ? 1 : 0);

@@ -1,7 +1,14 @@
 /** Runs vuelo from outside: the sources, or the executable that VUELO_BIN names. */
 import { until } from "./lab_process.ts";
 
-const MAIN = new URL("../../main.ts", import.meta.url).pathname;
+/**
+ * What starts vuelo from the sources; where the addresses that it hands to libc are to be
+ * checked (`deno task test --check-addresses`), with that check before it.
+ */
+export const MAIN: string = new URL(
+  Deno.env.has("VUELO_CHECK_ADDRESSES") ? "../ffi_check/main.ts" : "../../main.ts",
+  import.meta.url,
+).pathname;
 
 /** Whether the tests run as root. */
 export const IS_ROOT: boolean = Deno.uid() === 0;

@@ -3,9 +3,8 @@
  * or any command that VUELO_BACKEND gives, with {socket} where the socket's path goes
  * (passt, say, to see whether a failure is vuelo's or the lab's).
  */
+import { MAIN } from "./cli.ts";
 import { countDescriptors, Process, type ProcessOptions, until } from "./lab_process.ts";
-
-const MAIN = new URL("../../main.ts", import.meta.url).pathname;
 
 /** The command line, with {socket} in the place of the socket's path. */
 export function backendCommand(): string[] {
