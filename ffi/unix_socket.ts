@@ -29,6 +29,8 @@ const sys = rare({
   recvmsg: { parameters: ["i32", "pointer", "i32"], result: "i32" },
   /** ssize_t write(int fd, const void *buf, size_t count) */
   write: { parameters: ["i32", "pointer", "u32"], result: "i32" },
+  /** int getsockopt(int sockfd, int level, int optname, void *val, socklen_t *len) */
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   /** int poll(struct pollfd *fds, nfds_t nfds, int timeout) */
   poll: { parameters: ["pointer", "u32", "i32"], result: "i32" },
 });
@@ -38,6 +40,8 @@ const SOCK_STREAM = 1;
 const SOCK_NONBLOCK_CLOEXEC = 0o2004000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SO_PEERCRED = 17;
+const SO_PEERGROUPS = 59;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -147,6 +151,33 @@ export function connectUnix(path: string): number {
 /** The next connection of a listening socket, non-blocking; -1 if there is none. */
 export function acceptUnix(fd: number): number {
   return sys.accept4(fd, null, null, SOCK_NONBLOCK_CLOEXEC);
+}
+
+/** Who made a connection, as the kernel knows it: unix(7), SO_PEERCRED. */
+export interface Peer {
+  readonly pid: number;
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** The process at the other end; undefined if the kernel does not tell. */
+export function peerOf(fd: number): Peer | undefined {
+  const value = new Int32Array(3);
+  const length = new Int32Array([value.byteLength]);
+  if (sys.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, value, length) === -1) return undefined;
+  if (length[0] !== value.byteLength) return undefined;
+  return { pid: value[0], uid: value[1] >>> 0, gid: value[2] >>> 0 };
+}
+
+/** Supplementary groups of the process at the other end, at the time it connected. */
+export function peerGroupsOf(fd: number): number[] {
+  let groups = new Uint32Array(32);
+  const length = new Int32Array([groups.byteLength]);
+  while (sys.getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, length) === -1) {
+    if (errno() !== Errno.ERANGE || length[0] <= groups.byteLength) return [];
+    groups = new Uint32Array(length[0] / 4);
+  }
+  return [...groups.subarray(0, length[0] / 4)];
 }
 
 /** Whether the other side has closed the connection, read or not what it sent before. */

@@ -3,6 +3,7 @@ import { EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { eventData, EventKind } from "./flow/context.ts";
 import { socketsFor } from "./host/descriptors.ts";
+import { accessOf } from "./host/socket_access.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
 import { FIRST_FREE_INDEX, GuestService } from "./guest_service.ts";
@@ -75,9 +76,8 @@ class Service {
     const { socketPath, fd } = this.#config;
     if (fd !== undefined) this.#serve(fd);
     else if (socketPath !== undefined) {
-      this.#listener = new Listener(socketPath, log);
-      const data = eventData(EventKind.control, LISTENER);
-      this.#guest.epoll.add(this.#listener.fd, EPOLLIN, data);
+      this.#listener = new Listener(socketPath, log, accessOf(this.#config));
+      this.#listener.watch(this.#guest.epoll, eventData(EventKind.control, LISTENER));
     }
     if (this.#config.pcap !== undefined) this.#capture(this.#config.pcap);
     this.#guest.forwarder.open();
@@ -122,6 +122,8 @@ class Service {
     const idle = session !== undefined && path.table.count === 0 &&
       path.timeout() !== 0 && migration.idle;
     const rehearses = idle && this.#rehearsal.wants(move.repair);
+    this.#listener?.turn();
+    this.#repair?.turn();
     const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
     if (rehearses && count === 0) this.#rehearse();
     return epoll.interrupted;

@@ -152,7 +152,14 @@ export interface Config {
   readonly hostname?: string;
   readonly fqdn?: string;
   readonly forwards: readonly ForwardRule[];
-  readonly runAs?: { readonly uid: number; readonly gid: number };
+  /** The user to become; `byDefault`: though nobody has named it. */
+  readonly runAs?: {
+    readonly uid: number;
+    readonly gid: number;
+    readonly byDefault?: true;
+  };
+  /** --socket-group: number of a group whose members may connect. */
+  readonly socketGroup?: number;
   /** --repair-path; "none" switches it off. */
   readonly repairPath?: string;
   readonly migrateFormat: StateFormat;

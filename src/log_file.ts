@@ -1,4 +1,5 @@
 /** A log file that never grows beyond a bound: the oldest lines make room for new ones. */
+import { openOwnFile } from "../ffi/own_file.ts";
 import { StartError } from "./errors.ts";
 
 /** Share of the bound that stays when the file is full; the newest lines. */
@@ -22,12 +23,7 @@ export class LogFile {
    */
   constructor(path: string, limit: number) {
     try {
-      this.#file = Deno.openSync(path, {
-        read: true,
-        write: true,
-        create: true,
-        mode: 0o600,
-      });
+      this.#file = openOwnFile(path, { read: true, mode: 0o600 });
       this.#size = this.#file.seekSync(0, Deno.SeekMode.End);
     } catch (error) {
       throw new StartError(`cannot open log file ${path}: ${(error as Error).message}`);

@@ -4,7 +4,7 @@ import { MAX_SOCKET_PATH } from "../../ffi/unix_socket.ts";
 import type { Config, ForwardRule, StateFormat } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { HostFacts } from "../host/facts.ts";
-import { defaultUser, parseUser } from "../host/privileges.ts";
+import { defaultUser, parseGroup, parseUser } from "../host/privileges.ts";
 import { isIPv4, parseMac } from "../wire/address.ts";
 import { configureFamilies } from "./families.ts";
 import { readLimits } from "./limits.ts";
@@ -134,6 +134,7 @@ function processOptions(options: ParsedOptions) {
       : "info",
     pcap: path("pcap"),
     runAs,
+    ...readGroup(options),
     repairPath: path("repair-path"),
     migrateFormat: readFormat(options),
     ...offloads(options),
@@ -197,12 +198,25 @@ function readFd(options: ParsedOptions): number | undefined {
 
 function readUser(options: ParsedOptions): Config["runAs"] {
   const value = options.last("runas");
-  if (value === undefined) return defaultUser();
+  if (value === undefined) {
+    const user = defaultUser();
+    return user === undefined ? undefined : { ...user, byDefault: true };
+  }
   const user = parseUser(value.text);
   if (user === undefined) {
     throw new UsageError(value.written, "the host has no such user or group");
   }
   return user;
+}
+
+function readGroup(options: ParsedOptions): Pick<Config, "socketGroup"> {
+  const value = options.last("socket-group");
+  if (value === undefined) return {};
+  const group = parseGroup(value.text);
+  if (group === undefined) {
+    throw new UsageError(value.written, "the host has no such group");
+  }
+  return { socketGroup: group };
 }
 
 function readMtu(options: ParsedOptions, families: Families, warnings: string[]): number {

@@ -110,6 +110,15 @@ export const OPTIONS = [
     ],
   },
   {
+    name: "socket-group",
+    argument: "GROUP",
+    group: "Virtual machine",
+    help: [
+      "Members of GROUP may connect to the sockets, too",
+      "default: root, and who starts vuelo or --runas names",
+    ],
+  },
+  {
     name: "fd",
     short: "F",
     argument: "FD",

@@ -44,7 +44,7 @@ Deno.test("-s, --socket and --socket-path are one option", () => {
 Deno.test("what is no option is refused by name", () => {
   const cases: [args: string[], message: string][] = [
     [["--nonsense"], "--nonsense: unknown option"],
-    [["--sock", "/tmp/x"], "did you mean --socket-path?"],
+    [["--socket-p", "/tmp/x"], "did you mean --socket-path?"],
     [["-1Z"], "-Z: unknown option"],
     [["guest"], "'guest'"],
     [["-f", "--", "-1"], "'-1'"],

@@ -1,4 +1,5 @@
 /** The PID file of -P. */
+import { openOwnFile } from "../../ffi/own_file.ts";
 import { StartError } from "../errors.ts";
 
 /** Opened while the process still may, written when it is ready. */
@@ -8,8 +9,7 @@ export class PidFile {
   /** @throws {StartError} if the file can't be opened for writing */
   constructor(readonly path: string) {
     try {
-      const options = { write: true, create: true, truncate: true, mode: 0o644 };
-      this.#file = Deno.openSync(path, options);
+      this.#file = openOwnFile(path, { truncate: true, mode: 0o644 });
     } catch (error) {
       throw new StartError(`cannot write PID file ${path}: ${(error as Error).message}`);
     }

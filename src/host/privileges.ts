@@ -34,8 +34,13 @@ export function parseUser(text: string): UserEntry | undefined {
     ? findUser(userText)
     : { uid: number, gid: findUserByNumber(number)?.gid ?? number };
   if (user === undefined || groupText === undefined) return user;
-  const gid = parseId(groupText) ?? (groupText === "" ? undefined : findGroup(groupText));
+  const gid = parseGroup(groupText);
   return gid === undefined ? undefined : { uid: user.uid, gid };
+}
+
+/** Reads a group's name or number; undefined if the system doesn't know it. */
+export function parseGroup(text: string): number | undefined {
+  return parseId(text) ?? (text === "" ? undefined : findGroup(text));
 }
 
 function parseId(text: string): number | undefined {

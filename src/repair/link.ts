@@ -4,11 +4,12 @@
  */
 import { Errno, SyscallError } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
-import { acceptUnix } from "../../ffi/unix_socket.ts";
 import type { Config } from "../config.ts";
 import { StartError } from "../errors.ts";
 import { log } from "../log.ts";
+import { accessOf, type SocketAccess } from "../host/socket_access.ts";
 import { Listener } from "../vhost_user/listener.ts";
+import { NO_FD } from "../vhost_user/backend.ts";
 import { HAS_GONE, RemoteHelper } from "./remote.ts";
 import { REPAIR_OFF, REPAIR_ON, type RepairSwitch } from "./switch.ts";
 
@@ -37,14 +38,19 @@ export class RepairLink implements RepairSwitch {
   #closed = false;
 
   /**
-   * Listens at `path`, which only this user may connect to.
+   * Listens at `path`.
    *
+   * @param access who may connect; by default the user of this process
    * @throws {StartError} if that cannot be done: see {@link Listener}
    */
-  constructor(readonly path: string, report: RepairLog = log) {
+  constructor(
+    readonly path: string,
+    report: RepairLog = log,
+    access: SocketAccess = accessOf({}),
+  ) {
     this.#log = report;
-    this.#listener = new Listener(path, report);
-    this.#epoll.add(this.#listener.fd, EPOLLIN, 0);
+    this.#listener = new Listener(path, report, access);
+    this.#listener.watch(this.#epoll, 0);
     this.fd = this.#epoll.fd;
   }
 
@@ -73,8 +79,8 @@ export class RepairLink implements RepairSwitch {
     else if (did !== "") this.#log.warn(`${this.#about(did)}; connection closed`);
     if (did !== "") this.#drop();
     for (let i = 0; i < MAX_ACCEPTED; i++) {
-      const fd = acceptUnix(this.#listener.fd);
-      if (fd === -1) return;
+      const fd = this.#listener.take();
+      if (fd === NO_FD) return;
       if (this.#helper === null) {
         this.#helper = new RemoteHelper(fd);
         this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, 0);
@@ -84,6 +90,11 @@ export class RepairLink implements RepairSwitch {
         this.#log.warn(`${this.path}: refused a second repair helper, one is connected`);
       }
     }
+  }
+
+  /** To be called now and then: see {@link Listener.turn}. */
+  turn(): void {
+    this.#listener.turn();
   }
 
   #about(what: string): string {
@@ -147,14 +158,15 @@ export class RepairLink implements RepairSwitch {
  * @throws {StartError} if a path was given and cannot be listened at
  */
 export function openRepairLink(
-  config: Pick<Config, "repairPath" | "socketPath">,
+  config: Pick<Config, "repairPath" | "socketPath" | "runAs" | "socketGroup">,
 ): RepairLink | undefined {
   const { repairPath, socketPath } = config;
   if (repairPath === "none") return undefined;
-  if (repairPath !== undefined) return new RepairLink(repairPath);
+  const access = accessOf(config);
+  if (repairPath !== undefined) return new RepairLink(repairPath, log, access);
   if (socketPath === undefined) return undefined;
   try {
-    return new RepairLink(`${socketPath}.repair`);
+    return new RepairLink(`${socketPath}.repair`, log, access);
   } catch (error) {
     if (!(error instanceof StartError) && !(error instanceof SyscallError)) throw error;
     log.warn(`no repair helper can connect: ${error.message}; see --repair-path`);

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN } from "../../ffi/event.ts";
 import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
+import { withoutDescriptors } from "../../tests/support/descriptor_limit.ts";
 import { until } from "../../tests/support/lab_process.ts";
 import { ScriptedHelper } from "../../tests/support/repair_scripted.ts";
 import type { Behaviour } from "../../tests/support/repair_worker.ts";
@@ -61,6 +62,25 @@ withLink("one helper at a time; a hang-up frees the place", (link) => {
   assertEquals(link.available, false);
   epoll.close();
 });
+
+withLink(
+  "without a descriptor a helper waits, and does not keep the loop busy",
+  (link) => {
+    const epoll = new Epoll(1);
+    epoll.add(link.fd, EPOLLIN, 0);
+    const helper = connectUnix(link.path);
+    assertEquals(epoll.wait(0), 1);
+    withoutDescriptors(() => link.onReadable());
+    assertEquals(epoll.wait(0), 0);
+    assertEquals(link.connected, false);
+    assertMatch(lines[0], /a connection waits \(EMFILE\)/);
+    while (epoll.wait(10) === 0) link.turn();
+    link.onReadable();
+    assert(link.connected && !isHungUp(helper));
+    close(helper);
+    epoll.close();
+  },
+);
 
 withLink("without a helper there is an error number and a line", (link) => {
   assertEquals(link.switchSockets([0], true), Errno.ENOTCONN);

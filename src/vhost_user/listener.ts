@@ -5,16 +5,19 @@
  * frontend that comes while the one before has gone, though that was not noticed yet
  * (a killed QEMU started again), takes its place.
  */
-import { Errno, SyscallError } from "../../ffi/errno.ts";
-import { close } from "../../ffi/event.ts";
-import {
-  acceptUnix,
-  connectUnix,
-  listenUnix,
-  MAX_SOCKET_PATH,
-} from "../../ffi/unix_socket.ts";
+import { Errno, errno, errnoName, SyscallError } from "../../ffi/errno.ts";
+import { close, type Epoll, EPOLLIN } from "../../ffi/event.ts";
+import { acceptUnix, listenUnix, MAX_SOCKET_PATH } from "../../ffi/unix_socket.ts";
 import { StartError } from "../errors.ts";
+import { accessOf, grant, refusalOf, type SocketAccess } from "../host/socket_access.ts";
+import { identityOf, removeStale } from "../host/socket_path.ts";
 import { NO_FD, type SessionLog } from "./backend.ts";
+
+/** How long no connection is looked for after the process could not have one. */
+const REST_MS = 100;
+const WARN_MS = 60_000;
+/** Errors of accept() after which there is nothing to wait for. */
+const PASSING: readonly number[] = [Errno.EAGAIN, Errno.EINTR, Errno.ECONNABORTED];
 
 /** What the listener must know of a running session. */
 export interface PresentSession {
@@ -26,18 +29,26 @@ export class Listener {
   /** To be watched for input. */
   readonly fd: number;
   readonly #log: SessionLog;
+  readonly #access: SocketAccess;
   readonly #identity: string;
   #closed = false;
+  #epoll: Epoll | undefined;
+  #data = 0;
+  /** Not watched until then. */
+  #restEnds = Infinity;
+  #warnedAt = -Infinity;
 
   /**
-   * Listens at `path`, which only this user may connect to (mode 0600). The socket that
-   * a killed process left behind is replaced; nothing else ever is.
+   * Listens at `path`, with mode 0600, or 0660 for a group. The socket that a killed
+   * process left behind is replaced; nothing else ever is.
    *
+   * @param access who may connect; by default the user of this process
    * @throws {StartError} if there is another file, or a socket that somebody listens at,
    *   or the folder does not allow it.
    */
-  constructor(readonly path: string, log: SessionLog) {
+  constructor(readonly path: string, log: SessionLog, access = accessOf({})) {
     this.#log = log;
+    this.#access = access;
     const length = new TextEncoder().encode(path).length;
     if (length === 0 || length > MAX_SOCKET_PATH) {
       throw new StartError(
@@ -52,6 +63,64 @@ export class Listener {
       throw new StartError(`cannot listen: ${error.message}`);
     }
     this.#identity = identityOf(path);
+    try {
+      grant(path, access);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+  }
+
+  /** Has `epoll` tell when somebody connects, with the data word `data`. */
+  watch(epoll: Epoll, data: number): void {
+    epoll.add(this.fd, EPOLLIN, data);
+    this.#epoll = epoll;
+    this.#data = data;
+  }
+
+  /** Watches again after a rest; to be called now and then. */
+  turn(): void {
+    if (this.#restEnds === Infinity || performance.now() < this.#restEnds) return;
+    if (this.#closed || this.#epoll?.tryAdd(this.fd, EPOLLIN, this.#data) === true) {
+      this.#restEnds = Infinity;
+    } else this.#restEnds = performance.now() + REST_MS;
+  }
+
+  /**
+   * The next connection of somebody who may connect; others are closed, with a line in
+   * the log. {@link NO_FD} if there is none, or if the process can have none now: it
+   * waits, and the socket is not watched for a while, which would wake the loop again
+   * and again.
+   */
+  take(): number {
+    const fd = acceptUnix(this.fd);
+    if (fd === -1) {
+      const number = errno();
+      if (!PASSING.includes(number)) this.#rest(number);
+      return NO_FD;
+    }
+    const refusal = refusalOf(fd, this.#access);
+    if (refusal === "") return fd;
+    this.#log.warn(`${this.path}: ${refusal}`);
+    close(fd);
+    return NO_FD;
+  }
+
+  #rest(number: number): void {
+    if (this.#restEnds !== Infinity) return;
+    const now = performance.now();
+    if (this.#epoll !== undefined) {
+      this.#epoll.tryRemove(this.fd);
+      this.#restEnds = now + REST_MS;
+    }
+    if (now - this.#warnedAt < WARN_MS) return;
+    this.#warnedAt = now;
+    this.#log.warn(
+      `${this.path}: a connection waits (${
+        errnoName(number)
+      }): raise the limit of open ` +
+        "files (ulimit -Hn, LimitNOFILE, fs.file-max)",
+    );
   }
 
   /**
@@ -61,9 +130,8 @@ export class Listener {
    * @returns its descriptor, or {@link NO_FD} if there was none to take
    */
   accept(present: PresentSession | null): number {
-    const fd = acceptUnix(this.fd);
-    if (fd === -1) return NO_FD;
-    if (present === null) return fd;
+    const fd = this.take();
+    if (fd === NO_FD || present === null) return fd;
     if (present.hungUp) {
       present.close();
       return fd;
@@ -85,47 +153,4 @@ export class Listener {
       this.#log.debug(`${this.path}: cannot be removed`);
     }
   }
-}
-
-/** Which file is at a path, links not followed; "" if none can be seen. */
-function identityOf(path: string): string {
-  try {
-    const { dev, ino } = Deno.lstatSync(path);
-    return `${dev}:${ino}`;
-  } catch {
-    return "";
-  }
-}
-
-function removeFile(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch (error) {
-    throw new StartError(`${path}: ${error instanceof Error ? error.message : error}`);
-  }
-}
-
-/** Removes a socket that nobody listens at. @throws {StartError} for anything else. */
-function removeStale(path: string): void {
-  let status: Deno.FileInfo;
-  try {
-    status = Deno.lstatSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return;
-    throw new StartError(`${path}: ${error instanceof Error ? error.message : error}`);
-  }
-  if (!status.isSocket) {
-    throw new StartError(
-      `${path}: exists and is not a socket; remove it or name another`,
-    );
-  }
-  try {
-    close(connectUnix(path));
-  } catch (error) {
-    if (!(error instanceof SyscallError)) throw error;
-    if (error.number === Errno.ENOENT) return;
-    if (error.number === Errno.ECONNREFUSED) return removeFile(path);
-    if (error.number !== Errno.EAGAIN) throw error;
-  }
-  throw new StartError(`${path}: another process listens there; stop it or name another`);
 }

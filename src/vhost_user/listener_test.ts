@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { close } from "../../ffi/event.ts";
+import { close, Epoll } from "../../ffi/event.ts";
+import { withoutDescriptors } from "../../tests/support/descriptor_limit.ts";
 import { connectUnix, isHungUp, listenUnix } from "../../ffi/unix_socket.ts";
 import { StartError } from "../errors.ts";
 import { Listener } from "./listener.ts";
@@ -104,4 +105,52 @@ inFolder("a second frontend is closed, one in place of a dead one is taken", (pa
   assertEquals(closed, 1);
   [second, third, served, taken].forEach(close);
   listener.close();
+});
+
+inFolder(
+  "without a descriptor a frontend waits, and does not keep the loop busy",
+  (path) => {
+    const listener = new Listener(path, log);
+    const epoll = new Epoll(4);
+    listener.watch(epoll, 7);
+    const first = connectUnix(path);
+    assertEquals([epoll.wait(0), epoll.data(0)], [1, 7]);
+    withoutDescriptors(() => {
+      assertEquals(listener.accept(null), -1);
+      assertEquals(listener.accept(null), -1);
+    });
+    assertEquals(epoll.wait(0), 0, "it is not watched");
+    assertEquals(lines.length, 1);
+    assertStringIncludes(lines[0], "a connection waits (EMFILE): raise the limit");
+    while (epoll.wait(10) === 0) listener.turn();
+    const served = listener.accept(null);
+    assert(served >= 0 && !isHungUp(first));
+    assertEquals(epoll.wait(0), 0);
+    const second = connectUnix(path);
+    assertEquals(epoll.wait(0), 1, "watched as before");
+    [first, second, served].forEach(close);
+    listener.close();
+    epoll.close();
+  },
+);
+
+inFolder("what takes the place of a stale socket meanwhile stays", (path) => {
+  close(listenUnix(path));
+  const { randomUUID } = crypto;
+  let live = -1;
+  // Another vuelo is faster: when this one is about to remove the stale socket, it has.
+  crypto.randomUUID = () => {
+    Deno.removeSync(path);
+    live = listenUnix(path);
+    return randomUUID.call(crypto);
+  };
+  try {
+    assertThrows(() => new Listener(path, log), StartError, "another process takes it");
+  } finally {
+    crypto.randomUUID = randomUUID;
+  }
+  close(connectUnix(path));
+  close(live);
+  const folder = path.slice(0, path.lastIndexOf("/"));
+  assertEquals([...Deno.readDirSync(folder)].length, 1, "nothing is left aside");
 });

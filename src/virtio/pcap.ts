@@ -2,6 +2,7 @@
  * Captures every frame in a pcap file (draft-ietf-opsawg-pcap, Ethernet), with complete
  * checksums, so that any reader takes the file as what a wire would have carried.
  */
+import { openOwnFile } from "../../ffi/own_file.ts";
 import type { FrameCapture } from "./frame_sink.ts";
 import { type FrameSource, MAX_FRAME } from "./frame_source.ts";
 import type { GuestMemory } from "./guest_memory.ts";
@@ -20,15 +21,10 @@ export type CaptureOutput = (bytes: Uint8Array) => void;
 /**
  * Creates or truncates a capture file, and writes its header.
  *
- * @throws {Error} as Deno.openSync does
+ * @throws {Error} see {@link openOwnFile}
  */
 export function openCapture(path: string): CaptureOutput {
-  const file = Deno.openSync(path, {
-    write: true,
-    create: true,
-    truncate: true,
-    mode: 0o600,
-  });
+  const file = openOwnFile(path, { truncate: true, mode: 0o600 });
   let failed = false;
   const write = (bytes: Uint8Array) => {
     if (failed) return;
