@@ -42,8 +42,8 @@ const MAX_IOVECS = 1024;
 const MAX_ARGUMENTS = 4096;
 
 const SYSCALL = Deno.build.arch === "x86_64"
-  ? { bpf: 321, seccomp: 317 }
-  : { bpf: 280, seccomp: 277 };
+  ? { bpf: 321, seccomp: 317, setgroups: 116, setresuid: 117, setresgid: 119 }
+  : { bpf: 280, seccomp: 277, setgroups: 159, setresuid: 147, setresgid: 149 };
 const LANDLOCK = { createRuleset: 444, addRule: 445, restrictSelf: 446 } as const;
 const LANDLOCK_PATH_BENEATH = { type: 1, size: 12 } as const;
 const SECCOMP_SET_MODE_FILTER = 1;
@@ -155,6 +155,11 @@ const syscall: Rule = (check, args) => {
         program(check, check.address(args[3]));
       }
       return;
+    case SYSCALL.setgroups:
+      return check.range(args[2], num(args[1]) * 4, "list");
+    case SYSCALL.setresuid:
+    case SYSCALL.setresgid:
+      return;
     case LANDLOCK.createRuleset:
       return check.optional(args[1], args[2], "ruleset");
     case LANDLOCK.addRule:
@@ -202,6 +207,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
     }
   },
   fchmod: none,
+  fchownat: secondPath,
   fcntl: none,
   fstat: (check, [, stat]) => check.range(stat, STAT, "stat"),
   ftruncate: none,
@@ -259,6 +265,10 @@ export const RULES: Readonly<Record<string, Rule>> = {
   recvmsg: message,
   send: transfer,
   sendmmsg: (check, args) => messages(check, args.slice(0, 4)),
+  renameat2: (check, [, from, , to]) => {
+    check.string(from, "old path");
+    check.string(to, "new path");
+  },
   sendmsg: message,
   setgroups: (check, [count, list]) => check.range(list, num(count) * 4, "list"),
   setresgid: none,
