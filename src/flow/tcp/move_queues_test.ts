@@ -269,7 +269,7 @@ for (const sendsOn of [true, false]) {
       });
     const moved = save(source);
     assertEquals(moved.records[0].lost, "");
-    assert(moved.records[0].notSent > 100_000, `${moved.records[0].notSent}`);
+    assert(moved.records[0].notSent > 0, "all was sent");
     if (sendsOn) {
       selectQueue(fd, RepairQueue.receive);
       for (const socket of [fd, host.fd]) undeafen(socket);
