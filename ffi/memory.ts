@@ -191,6 +191,12 @@ export function getSeals(fd: number): number {
   return Math.max(0, sys.fcntl(fd, F_GET_SEALS, 0));
 }
 
+/** Whether reads and writes of `fd` may wait. @throws {SyscallError} EBADF. */
+export function isBlocking(fd: number): boolean {
+  const flags = checked(sys.fcntl(fd, F_GETFL, 0), `fcntl of descriptor ${fd}`);
+  return (flags & O_NONBLOCK) === 0;
+}
+
 /** Makes reads and writes of `fd` (by whoever shares it) return EAGAIN, not wait. */
 export function setNonBlocking(fd: number): void {
   const flags = checked(sys.fcntl(fd, F_GETFL, 0), `fcntl of descriptor ${fd}`);

@@ -59,6 +59,15 @@ export function writeSome(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return sys.write(fd, bytes, Math.min(bytes.length, MAX_PIECE));
 }
 
+/** Whether a write of a few bytes to `fd` would not wait, as things are now. */
+export function takesNow(fd: number): boolean {
+  const entry = new DataView(new ArrayBuffer(8));
+  entry.setInt32(0, fd, true);
+  entry.setInt16(4, POLLOUT, true);
+  sys.poll(new Uint8Array(entry.buffer), 1, 0);
+  return (entry.getInt16(6, true) & POLLOUT) !== 0;
+}
+
 /**
  * Waits until `fd` is ready for `events` ({@link POLLIN}, {@link POLLOUT}), broken, or
  * `timeoutMs` are over; false then.

@@ -165,6 +165,8 @@ export interface Config {
   readonly migrateFormat: StateFormat;
   /** --offload: the offloads that may be offered; undefined is all. */
   readonly offloads?: ReadonlySet<OffloadName>;
+  /** --sealed-memory: refuse guest memory in files that could be made shorter. */
+  readonly sealedMemory?: boolean;
   /** --poll: milliseconds to look for events at most before sleeping; 0 is off. */
   readonly pollMs: number;
   /** --queues: queue pairs on offer, each of which has a thread. */

@@ -5,7 +5,7 @@ import { type Config, DEFAULT_LIMITS } from "./config.ts";
 import { DataPath } from "./flow/datapath.ts";
 import { log } from "./log.ts";
 import type { Migration } from "./migrate/migration.ts";
-import { reportBroken } from "./threads/broken.ts";
+import { RingReports } from "./threads/broken.ts";
 import type { Settings } from "./threads/control.ts";
 import { ThreadPool } from "./threads/pool.ts";
 import type {
@@ -28,6 +28,9 @@ const NO_OFFLOADS: Settings["offloads"] = {
   largeReceive6: false,
   eventIdx: false,
 };
+
+const LEGACY = "the guest's driver is a legacy one, without VIRTIO_F_VERSION_1 and " +
+  "VIRTIO_NET_F_MRG_RXBUF; give the guest a modern device (QEMU: disable-legacy=on)";
 
 export interface DeviceOptions {
   /** As many as the configuration allows, unless said otherwise. */
@@ -68,18 +71,24 @@ export class NetDevice implements Backend {
   constructor(config: Config, epoll: Epoll, options: DeviceOptions = {}) {
     const { queues, mtu, migrateFormat, offloads } = config;
     this.memory = options.memory ?? new GuestMemory();
+    if (options.memory === undefined) {
+      this.memory.sealedOnly = config.sealedMemory === true;
+    }
     this.#log = options.log ?? log;
     this.deviceFeatures = offeredFeatures(migrateFormat, offloads, queues);
     this.threads = queues > 1 ? new ThreadPool(queues) : undefined;
     const flows = options.flows ?? (config.limits ?? DEFAULT_LIMITS).flows;
     this.path = new DataPath(config, this.memory, epoll, flows, this.threads);
     this.#config = new NetConfig(config.ourMac, queues, mtu === 0 ? 1500 : mtu);
-    this.path.onBroken = (queue) => reportBroken(queue, this.#running[queue], this.#log);
+    const reports = new RingReports(this.#log);
+    this.path.onBroken = (queue) => reports.broken(queue, this.#running[queue]);
+    this.path.badChains.onFound = (queue, count) =>
+      reports.badChains(queue, this.#running[queue], count);
     this.maxQueues = 2 * queues;
     this.#running = new Array(2 * queues).fill(undefined);
   }
 
-  setFeatures(features: FeatureBits): void {
+  setFeatures(features: FeatureBits): string | undefined {
     this.features = features;
     const has = (bit: number) => (features.lo & (1 << bit)) !== 0;
     const hasHigh = (bit: number) => (features.hi & (1 << bit)) !== 0;
@@ -95,6 +104,9 @@ export class NetDevice implements Backend {
     };
     this.path.setOffloads(this.#offloads);
     this.#log.debug(`features accepted: ${hex(features.hi)}${hex(features.lo)}`);
+    // The net header of other drivers lacks num_buffers: all would be read 2 bytes off.
+    const whole = hasHigh(NetFeatureHigh.version1) || this.#offloads.mergeable;
+    return whole ? undefined : LEGACY;
   }
 
   startQueue(ring: Vring): void {

@@ -141,6 +141,7 @@ function processOptions(options: ParsedOptions) {
     queues: readQueues(options),
     pollMs: readPoll(options),
     ...readLimits(options),
+    sealedMemory: options.has("sealed-memory"),
   } as const;
 }
 

@@ -131,6 +131,14 @@ export const OPTIONS = [
     help: ["Accepted for passt's sake: vuelo always is vhost-user"],
   },
   {
+    name: "sealed-memory",
+    group: "Virtual machine",
+    help: [
+      "Refuse guest memory whose file could be made shorter,",
+      "which would end vuelo: memory-backend-memfd is sealed",
+    ],
+  },
+  {
     name: "print-capabilities",
     group: "Virtual machine",
     help: ["Show the vhost-user capabilities as JSON and exit"],

@@ -3,7 +3,7 @@
  * sockets and timers to the flows they belong to, and what all of them send goes back to
  * the guest, published and signalled once a turn.
  */
-import { type Epoll, EPOLLET, EPOLLIN, eventfdWrite } from "../../ffi/event.ts";
+import { type Epoll, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { type Config, DEFAULT_LIMITS } from "../config.ts";
 import { Arp } from "../services/arp.ts";
 import { Dhcpv4 } from "../services/dhcpv4.ts";
@@ -13,6 +13,7 @@ import { unreachable } from "../services/icmp_error.ts";
 import { Ndp } from "../services/ndp.ts";
 import type { Vring } from "../vhost_user/backend.ts";
 import { NO_FD } from "../vhost_user/backend.ts";
+import { interrupt } from "../vhost_user/interrupt.ts";
 import { BROKEN, FRAME, FrameSource } from "../virtio/frame_source.ts";
 import { FrameSink } from "../virtio/frame_sink.ts";
 import type { Mesh } from "../mesh/mesh.ts";
@@ -25,6 +26,7 @@ import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
 import { AddressMap } from "./address_map.ts";
+import { BadChains } from "./bad_chains.ts";
 import { FlowBounds } from "./bounds.ts";
 import {
   type DropCounters,
@@ -84,6 +86,7 @@ export class DataPath implements FlowContext {
   readonly ping: Ping;
   /** A ring's contents made no sense: its queue is stopped. */
   onBroken: (queue: number) => void = () => {};
+  readonly badChains: BadChains;
 
   readonly #rings: (Vring | undefined)[] = [undefined, undefined];
   readonly #kickFds = [NO_FD, NO_FD];
@@ -114,6 +117,7 @@ export class DataPath implements FlowContext {
     this.mtu = config.mtu === 0 ? 1500 : config.mtu;
     this.source = new FrameSource(memory, makeQueue(memory, false));
     this.sink = new FrameSink(memory, makeQueue(memory, false));
+    this.badChains = new BadChains(this.source, this.sink);
     const limits = config.limits ?? DEFAULT_LIMITS;
     this.bounds = new FlowBounds(limits, threads?.shared.bounds);
     this.#budget = limits.budget;
@@ -245,6 +249,7 @@ export class DataPath implements FlowContext {
       this.sink.broken = false;
       this.onBroken(RX);
     }
+    this.badChains.look();
     if (!this.#busy && this.tcp.idles) this.tcp.idle();
     this.#busy = false;
   }
@@ -341,16 +346,12 @@ export class DataPath implements FlowContext {
 
   #flushSource(): void {
     const ring = this.#rings[TX];
-    if (this.source.flush() && ring !== undefined && ring.callFd !== NO_FD) {
-      eventfdWrite(ring.callFd);
-    }
+    if (this.source.flush() && ring !== undefined) interrupt(ring);
   }
 
   showFrames(): void {
     const ring = this.#rings[RX];
-    if (this.sink.flush() && ring !== undefined && ring.callFd !== NO_FD) {
-      eventfdWrite(ring.callFd);
-    }
+    if (this.sink.flush() && ring !== undefined) interrupt(ring);
   }
 
   /** Hands the current frame to whom it is for. */

@@ -179,7 +179,7 @@ export class ThreadPool {
 /** A ring without what the session keeps for itself. */
 function plain(ring: Vring): Vring {
   const { packed, index, size, descOffset, availOffset, usedOffset, baseIndex } = ring;
-  const { kickFd, callFd, errFd, enabled, usedLogAddress } = ring;
+  const { kickFd, callFd, callWaits, errFd, enabled, usedLogAddress } = ring;
   const place = { packed, index, size, descOffset, availOffset, usedOffset, baseIndex };
-  return { ...place, kickFd, callFd, errFd, enabled, usedLogAddress };
+  return { ...place, kickFd, callFd, callWaits, errFd, enabled, usedLogAddress };
 }

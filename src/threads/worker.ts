@@ -14,7 +14,7 @@ import { Poller } from "../poll.ts";
 import type { Vring } from "../vhost_user/backend.ts";
 import { GuestMemory } from "../virtio/guest_memory.ts";
 import { Pcap } from "../virtio/pcap.ts";
-import { reportBroken } from "./broken.ts";
+import { RingReports } from "./broken.ts";
 import { type Answer, type Command, Control } from "./control.ts";
 import { DEFAULT_LIMITS } from "../config.ts";
 import type { Said, Start } from "./start.ts";
@@ -45,9 +45,14 @@ class Worker {
     const { flows } = config.limits ?? DEFAULT_LIMITS;
     const threads = { mesh: this.#mesh, shared };
     this.#path = new DataPath(config, this.#memory, this.#epoll, flows, threads);
+    const reports = new RingReports(log);
     this.#path.onBroken = (which) => {
       const ring = this.#rings[which];
-      reportBroken(ring?.index ?? which, ring, log);
+      reports.broken(ring?.index ?? which, ring);
+    };
+    this.#path.badChains.onFound = (which, count) => {
+      const ring = this.#rings[which];
+      reports.badChains(ring?.index ?? which, ring, count);
     };
     const wake = eventData(EventKind.control, WAKE);
     this.#epoll.add(this.#mesh.wakeFd, EPOLLIN + EPOLLET, wake);

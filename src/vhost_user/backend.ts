@@ -22,6 +22,8 @@ export interface Vring extends Omit<RingLayout, "eventIdx"> {
   readonly kickFd: number;
   /** To be written to when the driver wants an interrupt, or {@link NO_FD}. */
   readonly callFd: number;
+  /** A write to callFd would wait while it is full: to be written to if it is not. */
+  readonly callWaits?: boolean;
   /** To be written to when the ring is broken, or {@link NO_FD}. */
   readonly errFd: number;
   /** While false, what the guest sends is discarded and it gets nothing. */
@@ -55,8 +57,12 @@ export interface Backend {
   /** Filled and emptied by the session. */
   readonly memory: GuestMemory;
 
-  /** The frontend accepted these virtio features; may come again while rings run. */
-  setFeatures(features: FeatureBits): void;
+  /**
+   * The frontend accepted these virtio features; may come again while rings run.
+   *
+   * @returns why no ring can be served with these, if so: the session starts none then
+   */
+  setFeatures(features: FeatureBits): string | undefined;
   /**
    * The ring may be processed from now on, once at once as if kicked: a kick may have
    * come and gone before.

@@ -11,6 +11,7 @@ import {
 import {
   FLAG_NEED_REPLY,
   FLAG_REPLY,
+  FLAGS_UNKNOWN,
   HEADER_SIZE,
   MAX_PAYLOAD,
   ProtocolError,
@@ -110,6 +111,9 @@ export class Channel {
       );
     }
     if ((flags & FLAG_REPLY) !== 0) throw new ProtocolError(`${name}: is a reply`);
+    if ((flags & FLAGS_UNKNOWN) !== 0) {
+      throw new ProtocolError(`${name}: flags 0x${flags.toString(16)} are not known`);
+    }
     if (size > MAX_PAYLOAD) {
       throw new ProtocolError(`${name}: payload of ${size} bytes, limit ${MAX_PAYLOAD}`);
     }

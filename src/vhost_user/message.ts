@@ -84,6 +84,8 @@ export const VHOST_F_LOG_ALL = 1 << 26;
 export const VHOST_USER_F_PROTOCOL_FEATURES = 1 << 30;
 /** VIRTIO_F_RING_PACKED, a mask of the high word. */
 export const RING_PACKED_HIGH = 1 << (34 - 32);
+/** VIRTIO_F_VERSION_1 likewise. */
+export const VERSION_1_HIGH = 1 << (32 - 32);
 
 /** Header: request, flags, size of the payload; 32 bits each. */
 export const HEADER_SIZE = 12;
@@ -91,6 +93,8 @@ export const VERSION = 1;
 export const VERSION_MASK = 3;
 export const FLAG_REPLY = 1 << 2;
 export const FLAG_NEED_REPLY = 1 << 3;
+/** Bits that mean nothing yet. */
+export const FLAGS_UNKNOWN = ~(VERSION_MASK | FLAG_REPLY | FLAG_NEED_REPLY);
 /** No message of the table is longer; the frontend's configuration space sets it. */
 export const MAX_PAYLOAD = 1024;
 
@@ -158,10 +162,15 @@ export interface VringAddresses {
 /**
  * A vring address description: index, flags, descriptor, used, available, log.
  *
- * @throws {ProtocolError} if the used ring is to be logged beyond 2^53.
+ * @throws {ProtocolError} if the used ring is to be logged beyond 2^53, or flags are set
+ *   that there are not.
  */
 export function readVringAddresses(view: DataView): VringAddresses {
-  const logged = (view.getUint32(4, true) & VRING_F_LOG) !== 0;
+  const flags = view.getUint32(4, true);
+  if ((flags & ~VRING_F_LOG) !== 0) {
+    throw new ProtocolError(`flags 0x${flags.toString(16)}, expected 0 or 1`);
+  }
+  const logged = (flags & VRING_F_LOG) !== 0;
   const log = logged ? readU64(view, 32) : -1;
   if (log > Number.MAX_SAFE_INTEGER - 0x1_0000_0000) {
     throw new ProtocolError("the used ring is to be logged beyond 2^53");

@@ -25,6 +25,7 @@ import {
   Request,
   RING_PACKED_HIGH,
   u64Payload,
+  VERSION_1_HIGH,
   VHOST_F_LOG_ALL,
   VHOST_USER_F_PROTOCOL_FEATURES,
   VRING_INDEX_MASK,
@@ -42,17 +43,43 @@ export class SessionState {
   readonly rings: Rings;
   /** Low word of the accepted features. */
   features = 0;
+  /** SET_FEATURES came. */
+  featuresSet = false;
+  /** SET_PROTOCOL_FEATURES came. */
+  protocolFeaturesSet = false;
   protocolFeatures = 0;
   status = 0;
   /** Channel for requests of ours (SET_BACKEND_REQ_FD). */
   requestFd = NO_FD;
 
-  constructor(readonly backend: Backend, log: SessionLog) {
+  #told = false;
+
+  constructor(readonly backend: Backend, private readonly log: SessionLog) {
     this.rings = new Rings(backend, log);
+  }
+
+  /**
+   * Whether the frontend knows of VHOST_USER_F_PROTOCOL_FEATURES. QEMU enables rings
+   * before it sends SET_FEATURES, but says which protocol features it wants at first.
+   */
+  get knowsProtocolFeatures(): boolean {
+    return this.featuresSet
+      ? (this.features & VHOST_USER_F_PROTOCOL_FEATURES) !== 0
+      : this.protocolFeaturesSet;
   }
 
   negotiated(feature: number): boolean {
     return (this.protocolFeatures & feature) !== 0;
+  }
+
+  /** Says once that the frontend could end this process by shrinking its memory. */
+  noteShrinkable(): void {
+    if (this.#told || !this.backend.memory.shrinkable) return;
+    this.#told = true;
+    this.log.info(
+      "guest memory is in a file that could be made shorter, which would end vuelo " +
+        "(SIGBUS); --sealed-memory refuses such files",
+    );
   }
 
   setRequestFd(fd: number): void {
@@ -120,10 +147,16 @@ function setFeatures(state: SessionState, payload: DataView): void {
       `features ${words(unknownLo, unknownHi)} were not offered`,
     );
   }
+  const packed = (hi & RING_PACKED_HIGH) !== 0;
+  if (packed && (hi & VERSION_1_HIGH) === 0) {
+    throw new ProtocolError("packed rings without VIRTIO_F_VERSION_1");
+  }
+  state.rings.setForm(packed);
   state.features = lo;
-  state.rings.packed = (hi & RING_PACKED_HIGH) !== 0;
+  state.featuresSet = true;
   state.backend.memory.setLogging((lo & VHOST_F_LOG_ALL) !== 0);
-  state.backend.setFeatures({ lo: lo & ~VHOST_USER_F_PROTOCOL_FEATURES, hi });
+  const accepted = { lo: lo & ~VHOST_USER_F_PROTOCOL_FEATURES, hi };
+  state.rings.useless = state.backend.setFeatures(accepted);
   // Old frontends know nothing of SET_VRING_ENABLE.
   if ((lo & VHOST_USER_F_PROTOCOL_FEATURES) === 0) state.rings.enableAll(true);
 }
@@ -135,6 +168,7 @@ function setProtocolFeatures(state: SessionState, payload: DataView): void {
     throw new ProtocolError(`protocol features ${words(unknown, hi)} were not offered`);
   }
   state.protocolFeatures = lo;
+  state.protocolFeaturesSet = true;
 }
 
 function setMemoryTable(state: SessionState, message: Message): void {
@@ -154,6 +188,7 @@ function setMemoryTable(state: SessionState, message: Message): void {
     (_, i) => readRegion(payload, REGION_HEADER_SIZE + i * REGION_SIZE),
   );
   state.rings.moveMemory(() => state.backend.memory.setTable(regions, fds));
+  state.noteShrinkable();
 }
 
 function addRegion(state: SessionState, message: Message): void {
@@ -162,6 +197,7 @@ function addRegion(state: SessionState, message: Message): void {
   // Mapping one more moves nothing; rings that waited for it start.
   state.backend.memory.addRegion(region, fd);
   state.rings.startWaiting();
+  state.noteShrinkable();
 }
 
 function removeRegion(state: SessionState, payload: DataView): void {
@@ -179,6 +215,10 @@ function setLogBase(state: SessionState, message: Message): Uint8Array {
 /** Index and descriptor of SET_VRING_KICK, CALL and ERR, which is taken. */
 function takeVringFd(message: Message): [number, number] {
   const word = message.payload.getUint32(0, true);
+  const high = message.payload.getUint32(4, true);
+  if ((word & ~(VRING_INDEX_MASK | VRING_NO_FD)) !== 0 || high !== 0) {
+    throw new ProtocolError(`ring ${words(word, high)}, expected 9 bits`);
+  }
   const expected = (word & VRING_NO_FD) === 0 ? 1 : 0;
   if (message.fdCount !== expected) {
     throw new ProtocolError(`${message.fdCount} descriptors, expected ${expected}`);
@@ -187,6 +227,9 @@ function takeVringFd(message: Message): [number, number] {
 }
 
 function setEnabled(state: SessionState, { payload }: Message): void {
+  if (!state.knowsProtocolFeatures) {
+    throw new ProtocolError("VHOST_USER_F_PROTOCOL_FEATURES was not accepted");
+  }
   const value = payload.getUint32(4, true);
   if (value > 1) throw new ProtocolError(`enable is ${value}, expected 0 or 1`);
   state.rings.enable(payload.getUint32(0, true), value === 1);
@@ -245,6 +288,7 @@ function resetOwner(state: SessionState): void {
 function resetDevice(state: SessionState): void {
   state.rings.reset();
   state.features = 0;
+  state.featuresSet = false;
   state.status = 0;
   state.backend.memory.setLogging(false);
   state.backend.resetDevice();

@@ -3,9 +3,10 @@
  * backend. A ring runs once its size, addresses and kick are set and memory holds all of
  * it; anything that moves it stops it first and starts it again at the same entry.
  */
-import { close, eventfdWrite, isEventfd, isPollable } from "../../ffi/event.ts";
-import { setNonBlocking } from "../../ffi/memory.ts";
+import { close, isEventfd, isPollable } from "../../ffi/event.ts";
+import { isBlocking, setNonBlocking } from "../../ffi/memory.ts";
 import { type Backend, NO_FD, type SessionLog, type Vring } from "./backend.ts";
+import { signal } from "./interrupt.ts";
 import { ProtocolError, type VringAddresses } from "./message.ts";
 
 const MAX_RING_SIZE = 32768;
@@ -40,6 +41,7 @@ class Ring implements Vring {
   baseIndex = 0;
   kickFd = NO_FD;
   callFd = NO_FD;
+  callWaits = false;
   errFd = NO_FD;
   enabled = false;
   usedLogAddress = -1;
@@ -58,7 +60,9 @@ export class Rings {
   readonly #log: SessionLog;
   readonly #rings: readonly Ring[];
   /** VIRTIO_F_RING_PACKED is negotiated: the form of rings that start from now on. */
-  packed = false;
+  #packed = false;
+  /** Why the device can serve no ring with what the driver accepted, if so. */
+  useless: string | undefined;
 
   constructor(backend: Backend, log: SessionLog) {
     this.#backend = backend;
@@ -79,11 +83,20 @@ export class Rings {
     return ring;
   }
 
+  /** SET_FEATURES: whether rings are packed. @throws {ProtocolError} while one is used. */
+  setForm(packed: boolean): void {
+    const used = this.#rings.find((ring) => ring.running && ring.enabled);
+    if (packed !== this.#packed && used !== undefined) {
+      throw new ProtocolError(`ring ${used.index}: is running, its form cannot change`);
+    }
+    this.#packed = packed;
+  }
+
   /** SET_VRING_NUM. */
   setSize(index: number, size: number): void {
     const ring = this.#ring(index);
     if (!this.#canBe(size)) {
-      const kind = this.packed ? "a number" : "a power of two";
+      const kind = this.#packed ? "a number" : "a power of two";
       throw new ProtocolError(
         `ring ${index}: ${size} entries, expected ${kind} up to ${MAX_RING_SIZE}`,
       );
@@ -95,19 +108,19 @@ export class Rings {
   /** Whether a ring can have as many entries; packed ones need no power of two (2.8). */
   #canBe(size: number): boolean {
     return size >= 1 && size <= MAX_RING_SIZE &&
-      (this.packed || (size & (size - 1)) === 0);
+      (this.#packed || (size & (size - 1)) === 0);
   }
 
   /** Whether the places in a base index are in the ring. */
   #canStartAt(base: number, size: number): boolean {
-    if (!this.packed) return base <= 0xffff;
+    if (!this.#packed) return base <= 0xffff;
     return (base & PLACE_MASK) < size && ((base >>> 16) & PLACE_MASK) < size;
   }
 
   /** SET_VRING_BASE: where to go on; see RingLayout for what it means. */
   setBase(index: number, base: number): void {
     const ring = this.#ring(index);
-    if (base > 0xffff && !this.packed) {
+    if (base > 0xffff && !this.#packed) {
       throw new ProtocolError(`ring ${index}: starts at ${base}, expected 16 bits`);
     }
     this.#stopForSetup(ring);
@@ -130,7 +143,7 @@ export class Rings {
   setAddresses(index: number, addresses: VringAddresses): void {
     const ring = this.#ring(index);
     const { desc, avail, used } = addresses;
-    const { availAlign, usedAlign } = areasOf(this.packed, ring.size);
+    const { availAlign, usedAlign } = areasOf(this.#packed, ring.size);
     if (desc % DESC_ALIGN !== 0 || avail % availAlign !== 0 || used % usedAlign !== 0) {
       throw new ProtocolError(`ring ${index}: addresses are not aligned`);
     }
@@ -147,7 +160,7 @@ export class Rings {
   #locate(addresses: VringAddresses, size: number) {
     const { desc, avail, used } = addresses;
     const memory = this.#backend.memory;
-    const areas = areasOf(this.packed, size);
+    const areas = areasOf(this.#packed, size);
     const descOffset = memory.translateUser(desc, DESC_SIZE * size);
     const availOffset = memory.translateUser(avail, areas.avail);
     const usedOffset = memory.translateUser(used, areas.used);
@@ -193,9 +206,10 @@ export class Rings {
     const ring = this.#adopt(index, fd);
     const old = ring.callFd;
     ring.callFd = fd;
+    ring.callWaits = fd !== NO_FD && isBlocking(fd);
     this.#update(ring);
     closed(old);
-    if (ring.running && fd !== NO_FD) eventfdWrite(fd);
+    if (ring.running) signal(fd);
   }
 
   /** SET_VRING_ERR. */
@@ -213,8 +227,8 @@ export class Rings {
       const ring = this.#ring(index);
       if (fd === NO_FD) return ring;
       // A full pipe must not make this process wait. An eventfd stays as it is: the flag
-      // belongs to the frontend's end too, which may wait in read(), and a write to it
-      // waits only if the frontend has filled its own counter with 2^64 - 2.
+      // belongs to the frontend's end too, which may wait in read(). One that would make
+      // a writer wait, too, is looked at before it is written to.
       if (isEventfd(fd)) return ring;
       if (!isPollable(fd)) {
         throw new ProtocolError(`ring ${index}: expected an eventfd or pipe, got a file`);
@@ -245,7 +259,8 @@ export class Rings {
 
   /** RESET_DEVICE: as at first, but interrupts stay where the frontend wants them. */
   reset(): void {
-    this.packed = false;
+    this.#packed = false;
+    this.useless = undefined;
     for (const ring of this.#rings) {
       this.#stop(ring);
       ring.enabled = false;
@@ -294,6 +309,10 @@ export class Rings {
   #start(ring: Ring): void {
     if (ring.running || !ring.kickSet || ring.size === 0) return;
     if (ring.addresses === undefined) return;
+    if (this.useless !== undefined) {
+      this.#log.warn(`ring ${ring.index} does not run: ${this.useless}`);
+      return;
+    }
     if (!this.#canBe(ring.size) || !this.#canStartAt(ring.baseIndex, ring.size)) {
       this.#log.warn(
         `ring ${ring.index} cannot have ${ring.size} entries and start at ` +
@@ -310,7 +329,7 @@ export class Rings {
     ring.availOffset = place.availOffset;
     ring.usedOffset = place.usedOffset;
     ring.usedLogAddress = ring.addresses.log;
-    ring.packed = this.packed;
+    ring.packed = this.#packed;
     ring.running = true;
     this.#backend.startQueue(ring);
   }

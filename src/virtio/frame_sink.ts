@@ -33,6 +33,14 @@ import {
 /** Frames reserved at once at most. */
 export const MAX_FRAMES = 256;
 const MAX_CHAINS = 1024;
+/**
+ * Bad chains that are given back for one frame: a guest that makes new ones available as
+ * fast as they are looked at shall not keep this process from anything else.
+ */
+const MAX_BAD = 256;
+const NO_CHAIN = -1;
+/** All that was taken went back, with a bad chain behind it. */
+const GIVEN_BACK = -2;
 /** Longest header that {@link FrameSink.commit} writes, without the net header. */
 const MAX_HEAD = 2048;
 
@@ -102,9 +110,14 @@ export class FrameSink {
     const overhead = NET_HEADER_SIZE + headLength;
     const want = overhead + payload;
     let capacity = 0;
-    while (capacity < want) {
+    for (let bad = 0; capacity < want && bad < MAX_BAD;) {
       const size = this.#takeChain();
-      if (size < 0) break;
+      if (size === NO_CHAIN) break;
+      if (size === GIVEN_BACK) {
+        capacity = 0;
+        bad++;
+        continue;
+      }
       capacity += size;
       if (!this.mergeable) break;
     }
@@ -131,32 +144,41 @@ export class FrameSink {
     return this.#frameChain[this.frames] - this.#frameChain[this.frames - 1];
   }
 
-  /** Takes one chain; its size, or -1 if there is none that can be taken now. */
+  /** Takes one chain; its size, {@link NO_CHAIN} or {@link GIVEN_BACK}. */
   #takeChain(): number {
-    while (this.#chains < MAX_CHAINS && this.#segments.count < MAX_SEGMENTS) {
-      const result = this.queue.take(this.#segments, true);
-      if (result === QUEUE_EMPTY) return -1;
-      if (result === QUEUE_BROKEN) {
-        this.broken = true;
-        return -1;
-      }
-      if (result === CHAIN_BAD || this.queue.chainLength < NET_HEADER_SIZE) {
-        // Chains are given back in the order they were taken: first what comes before.
-        if (this.#chains > 0) {
-          this.queue.untake(1);
-          return -1;
-        }
-        this.#segments.count = 0;
-        this.queue.putUsed(this.queue.head, 0);
-        this.badChains++;
-        continue;
-      }
-      this.#chainHead[this.#chains] = this.queue.head;
-      this.#chainSize[this.#chains] = this.queue.chainLength;
-      this.#chains++;
-      return this.queue.chainLength;
+    if (this.#chains >= MAX_CHAINS || this.#segments.count >= MAX_SEGMENTS) {
+      return NO_CHAIN;
     }
-    return -1;
+    const result = this.queue.take(this.#segments, true);
+    if (result === QUEUE_EMPTY) return NO_CHAIN;
+    if (result === QUEUE_BROKEN) {
+      this.broken = true;
+      return NO_CHAIN;
+    }
+    if (result === CHAIN_BAD || this.queue.chainLength < NET_HEADER_SIZE) {
+      return this.#refuse();
+    }
+    this.#chainHead[this.#chains] = this.queue.head;
+    this.#chainSize[this.#chains] = this.queue.chainLength;
+    this.#chains++;
+    return this.queue.chainLength;
+  }
+
+  /**
+   * Gives the chain taken last back unused. Chains go back in the order they were taken:
+   * what other frames have taken goes first, in its own time; what this one has, now.
+   */
+  #refuse(): number {
+    if (this.frames > 0) {
+      this.queue.untake(1);
+      return NO_CHAIN;
+    }
+    for (let i = 0; i < this.#chains; i++) this.queue.putUsed(this.#chainHead[i], 0);
+    this.queue.putUsed(this.queue.head, 0);
+    this.#chains = 0;
+    this.#segments.count = 0;
+    this.badChains++;
+    return GIVEN_BACK;
   }
 
   #giveBack(firstChain: number, firstSegment: number): void {

@@ -7,12 +7,14 @@
  * Between regions lie gaps without memory: an access that went astray would end the
  * process instead of reaching another region. A removed region becomes such a gap.
  *
- * A frontend (not the guest) can still shrink a file after it was mapped; touching the
- * lost pages ends this process (SIGBUS), which serves that frontend alone.
+ * A frontend (not the guest) can shrink a file after it was mapped, unless it is sealed;
+ * touching the lost pages ends this process (SIGBUS), which serves that frontend alone.
  */
 import {
   attach,
+  F_SEAL_SHRINK,
   fileStatus,
+  getSeals,
   mapShared,
   PAGE_SIZE,
   type Reservation,
@@ -72,6 +74,9 @@ export interface MemoryMap {
   readonly logging: boolean;
 }
 
+const UNSEALED =
+  "is in a file that can be made shorter, which --sealed-memory refuses; " +
+  "QEMU's memory-backend-memfd is sealed unless told otherwise";
 const hex = (address: number) => `0x${address.toString(16)}`;
 const describe = (region: RegionRequest) =>
   `region at guest address ${hex(region.guestAddress)}, ${region.size} bytes`;
@@ -98,6 +103,10 @@ export class GuestMemory {
   #windows: DataView[] = [];
   /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
   logging = false;
+  /** Refuse files that can be made shorter while they are mapped. */
+  sealedOnly = false;
+  /** Such a file was mapped. */
+  shrinkable = false;
 
   readonly #reservation: Reservation;
   #regions: Region[] = [];
@@ -340,6 +349,10 @@ export class GuestMemory {
       throw new MemoryError(
         `${name}: needs ${offset + size} bytes of a file that has ${file.size}`,
       );
+    }
+    if ((getSeals(fd) & F_SEAL_SHRINK) === 0) {
+      if (this.sealedOnly) throw new MemoryError(`${name}: ${UNSEALED}`);
+      this.shrinkable = true;
     }
     const page = pageSize(file.blockSize);
     const skip = offset % page;

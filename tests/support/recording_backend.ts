@@ -31,8 +31,11 @@ export class RecordingBackend implements Backend {
   take(): string[] {
     return this.events.splice(0);
   }
-  setFeatures({ lo, hi }: FeatureBits): void {
+  /** What {@link setFeatures} answers. */
+  useless: string | undefined;
+  setFeatures({ lo, hi }: FeatureBits): string | undefined {
     this.events.push(`features ${lo.toString(16)} ${hi.toString(16)}`);
+    return this.useless;
   }
   startQueue(ring: Vring): void {
     if (this.running.has(ring.index)) throw new Error("started twice");
