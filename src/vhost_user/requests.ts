@@ -52,8 +52,6 @@ export class SessionState {
   /** Channel for requests of ours (SET_BACKEND_REQ_FD). */
   requestFd = NO_FD;
 
-  #told = false;
-
   constructor(readonly backend: Backend, private readonly log: SessionLog) {
     this.rings = new Rings(backend, log);
   }
@@ -74,8 +72,9 @@ export class SessionState {
 
   /** Says once that the frontend could end this process by shrinking its memory. */
   noteShrinkable(): void {
-    if (this.#told || !this.backend.memory.shrinkable) return;
-    this.#told = true;
+    const { memory } = this.backend;
+    if (memory.shrinkableTold || !memory.shrinkable) return;
+    memory.shrinkableTold = true;
     this.log.info(
       "guest memory is in a file that could be made shorter, which would end vuelo " +
         "(SIGBUS); --sealed-memory refuses such files",

@@ -107,6 +107,8 @@ export class GuestMemory {
   sealedOnly = false;
   /** Such a file was mapped. */
   shrinkable = false;
+  /** The operator knows. */
+  shrinkableTold = false;
 
   readonly #reservation: Reservation;
   #regions: Region[] = [];

@@ -17,8 +17,10 @@ import { GuestRam, MockDriver } from "./mock_driver.ts";
 
 /** MQ, REPLY_ACK, CONFIG. */
 const PROTOCOL = 2 ** 0 + 2 ** 3 + 2 ** 9;
-/** VERSION_1 is bit 32; MRG_RXBUF, MQ, protocol features. */
-const FEATURES = 2 ** 32 + 2 ** 15 + 2 ** 22 + 2 ** 30;
+/** VERSION_1 is bit 32; MRG_RXBUF, protocol features. */
+export const ONE_PAIR: number = 2 ** 32 + 2 ** 15 + 2 ** 30;
+/** With MQ. */
+const FEATURES = ONE_PAIR + 2 ** 22;
 const USER = 0x7f00_0000_0000;
 const RING = 64;
 
@@ -29,14 +31,21 @@ export interface Pair {
   readonly errors: number[];
 }
 
+/** Of one driver at a time; who has two needs memory of its own for the other. */
 const memory = new GuestMemory(2 ** 30);
 
 export class QueueDriver {
   readonly pairs: Pair[] = [];
-  readonly ram = new GuestRam(memory);
+  readonly ram;
   readonly #fds: number[] = [];
 
-  private constructor(readonly process: Process, readonly frontend: Frontend) {}
+  constructor(
+    readonly process: Process,
+    readonly frontend: Frontend,
+    readonly memory: GuestMemory,
+  ) {
+    this.ram = new GuestRam(memory);
+  }
 
   /** Sends a request and waits for its reply. */
   async ask(
@@ -72,9 +81,9 @@ export class QueueDriver {
     await this.do(5, table, [this.ram.fd]);
   }
 
-  async setUp(pairs: number): Promise<void> {
+  async setUp(pairs: number, features = FEATURES): Promise<void> {
     this.frontend.send(16, u64(PROTOCOL));
-    await this.do(2, u64(FEATURES));
+    await this.do(2, u64(features));
     await this.share();
     for (let i = 0; i < pairs; i++) await this.#addPair(i);
   }
@@ -103,7 +112,7 @@ export class QueueDriver {
 
   #addressOf(offset: number): number {
     const [{ address }] = this.ram.regions;
-    return offset - memory.translate(address, 1) + address;
+    return offset - this.memory.translate(address, 1) + address;
   }
 
   async enable(pair: number, enabled: boolean): Promise<void> {
@@ -170,7 +179,7 @@ export class QueueDriver {
       const process = new Process([program, ...words], {});
       const opened: QueueDriver[] = [];
       const connect = () => {
-        opened.push(new QueueDriver(process, Frontend.connect(path)));
+        opened.push(new QueueDriver(process, Frontend.connect(path), memory));
         return opened.at(-1)!;
       };
       try {

@@ -32,6 +32,8 @@ export interface Scene {
   readonly guest: number;
   readonly user: number;
   readonly size: number;
+  /** Bytes of the file that the region is in. */
+  readonly file: number;
 }
 
 /** Size of the payload and number of descriptors of each request, from the spec. */
@@ -173,7 +175,7 @@ function wrongFeatures(scene: Scene): WrongMessage[] {
   ];
 }
 
-function wrongMemory({ guest, user, size }: Scene): WrongMessage[] {
+function wrongMemory({ guest, user, size, file }: Scene): WrongMessage[] {
   const all: WrongMessage[] = [];
   const one = (what: string, bytes: Uint8Array, kind: FdKind = "ram") => {
     const fds = [kind];
@@ -184,8 +186,8 @@ function wrongMemory({ guest, user, size }: Scene): WrongMessage[] {
   const elsewhere = guest + 4 * size;
   const high = -page; // the last page of 2^64
   one("an empty region", region(elsewhere, 0, elsewhere, 0));
-  one("a region that the file does not have", region(elsewhere, size + page, 0, 0));
-  one("a region behind the file's end", region(elsewhere, page, 0, size));
+  one("a region that the file does not have", region(elsewhere, file + page, 0, 0));
+  one("a region behind the file's end", region(elsewhere, page, 0, file));
   one("a region that wraps round in its file", region(elsewhere, page, 0, high));
   one("a region of almost 2^64 bytes", region(elsewhere, high, 0, 0));
   one("a region of 2^63 bytes", region(elsewhere, 2 ** 63, 0, 0));
@@ -220,7 +222,7 @@ function wrongMemory({ guest, user, size }: Scene): WrongMessage[] {
   return all;
 }
 
-function wrongLogs({ size }: Scene): WrongMessage[] {
+function wrongLogs({ file }: Scene): WrongMessage[] {
   const log = (what: string, length: number, offset: number, kind: FdKind = "ram") => ({
     what,
     request: 6,
@@ -230,8 +232,8 @@ function wrongLogs({ size }: Scene): WrongMessage[] {
   });
   return [
     log("a log of 0 bytes", 0, 0),
-    log("a log longer than its file", size + 1, 0),
-    log("a log behind its file's end", 8, size),
+    log("a log longer than its file", file + 1, 0),
+    log("a log behind its file's end", 8, file),
     log("a log that wraps round", 4096, -4096),
     log("a log of 2^63 bytes", 2 ** 63, 0),
     log("a log in an eventfd", 8, 0, "event"),
