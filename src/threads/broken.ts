@@ -13,13 +13,17 @@ export class RingReports {
   #broken = 0;
   #bad = 0;
 
-  constructor(private readonly log: SessionLog) {}
+  /** @param now a clock in milliseconds */
+  constructor(
+    private readonly log: SessionLog,
+    private readonly now: () => number = () => performance.now(),
+  ) {}
 
   /** A ring's indexes cannot be: no more of it is read. */
   broken(queue: number, ring: Vring | undefined): void {
     tell(ring);
     this.#broken++;
-    const now = performance.now();
+    const now = this.now();
     if (now - this.#brokenAt < QUIET_MS) return;
     const more = this.#broken > 1 ? ` (${this.#broken} times)` : "";
     this.log.warn(
@@ -35,7 +39,7 @@ export class RingReports {
   badChains(queue: number, ring: Vring | undefined, count: number): void {
     tell(ring);
     this.#bad += count;
-    const now = performance.now();
+    const now = this.now();
     if (now - this.#badAt < QUIET_MS) return;
     this.log.warn(
       `queue ${queue}: the guest's driver made ${this.#bad} chains of descriptors ` +

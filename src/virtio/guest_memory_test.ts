@@ -2,7 +2,7 @@ import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/a
 import fc from "fast-check";
 import { SyscallError } from "../../ffi/errno.ts";
 import { close, eventfdCreate } from "../../ffi/event.ts";
-import { memfdCreate } from "../../ffi/memory.ts";
+import { addSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memory.ts";
 import { GuestMemory, MemoryError, type RegionRequest } from "./guest_memory.ts";
 
 const PAGE = 4096;
@@ -131,6 +131,31 @@ Deno.test("tables that make no sense are refused and change nothing", () => {
     assertEquals(memory.regions.length, 1);
   });
   close(event);
+});
+
+Deno.test("memory that could be made shorter is noticed, and refused if told to", () => {
+  const sealed = new GuestMemory(2 ** 30);
+  sealed.sealedOnly = true;
+  withFile(4 * PAGE, (fd) => {
+    addSeals(fd, F_SEAL_GROW);
+    const table = () => sealed.setTable([region(0, PAGE)], [fd]);
+    assertStringIncludes(
+      assertThrows(table, MemoryError).message,
+      "memory-backend-memfd",
+    );
+    assertThrows(() => sealed.addRegion(region(0, PAGE), fd), MemoryError);
+    assertThrows(() => sealed.setLog(fd, PAGE, 0), MemoryError, "dirty log");
+    assertEquals([sealed.regions.length, sealed.shrinkable], [0, false]);
+    const lax = new GuestMemory(2 ** 30);
+    lax.setTable([region(0, PAGE)], [fd]);
+    assertEquals(lax.shrinkable, true);
+    lax.clear();
+    addSeals(fd, F_SEAL_SHRINK);
+    table();
+    sealed.setLog(fd, PAGE, PAGE);
+    assertEquals([sealed.regions.length, sealed.shrinkable], [1, false]);
+    sealed.clear();
+  });
 });
 
 Deno.test("a file that cannot be written to is refused by the kernel", () => {

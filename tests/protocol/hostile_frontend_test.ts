@@ -111,8 +111,9 @@ Deno.test("wrong messages harm nobody, and the next frontend is served", async (
 
 Deno.test("wrong states of rings harm nobody, and the next frontend is served", async () => {
   let player: HostileRings | undefined;
+  const dirty = HostileRam.log();
   await attack("wrong states of rings", (quarry, ram, random) => {
-    return player = new HostileRings(quarry.path, ram, random);
+    return player = new HostileRings(quarry.path, ram, dirty, random);
   }, ({ log }) => {
     // All of it must have happened, else the states are not what they should be.
     const count = (name: string) =>
@@ -125,5 +126,8 @@ Deno.test("wrong states of rings harm nobody, and the next frontend is served", 
     assert(log.includes("the queue stands still"), "a queue that was stopped");
     assert(log.includes("were given back unused"), "chains that were dropped");
   });
+  assert(dirty.bytes.some((byte) => byte !== 0), "writes that were logged");
+  assertEquals(dirty.damaged, 0, "bytes beside the log");
+  dirty.close();
   assert(player!.errors > COUNT / 10, `${player!.errors} errors told`);
 });

@@ -3,8 +3,8 @@
  * else by the end of the connection, with all descriptors closed. Nothing else changes.
  */
 import { assert, assertEquals } from "@std/assert";
-import { memfdCreate } from "../../ffi/memory.ts";
-import { openDescriptors, state, u64 } from "../support/frontend.ts";
+import { addSeals, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memory.ts";
+import { openDescriptors, payload, region, state, u64 } from "../support/frontend.ts";
 import {
   ALL_FEATURES,
   GUEST_BASE,
@@ -212,6 +212,26 @@ joined("a driver that the device cannot serve gets no rings, and the reason", (p
   pair.ask(2, u64(PROTOCOL_FEATURES + VERSION_1));
   pair.setUpRing(0, ram);
   assertEquals(pair.backend.take().at(-1), "start 0 at 7 disabled");
+});
+
+joined("memory that could be made shorter is logged once, or refused", (pair) => {
+  const { backend: { memory }, log } = pair;
+  memory.shrinkable = memory.shrinkableTold = false;
+  pair.negotiate();
+  pair.shareMemory();
+  pair.shareMemory();
+  assertEquals(log.lines.filter((line) => line.includes("--sealed-memory")).length, 1);
+  memory.sealedOnly = true;
+  try {
+    const ram = pair.ram();
+    const table = payload(["u64", 1], region(0, RAM_SIZE, 0, 0));
+    assertEquals(pair.acknowledged(5, table, [ram.fd]), 1);
+    assertEquals(memory.regions[0].guestAddress, GUEST_BASE, "what was there stays");
+    addSeals(ram.fd, F_SEAL_SHRINK);
+    assertEquals(pair.acknowledged(5, table, [ram.fd]), 0);
+  } finally {
+    memory.sealedOnly = false;
+  }
 });
 
 joined("the form of rings may change while none is in use", (pair) => {

@@ -27,31 +27,40 @@ export const FILE = 0x5_0000;
 /** A word that tells where it is. */
 const pattern = (index: number) => Math.imul(index + 1, 0x9e37_79b1) >>> 0;
 
+/** A dirty log that covers the first half of guest memory, amid a file as well. */
+const LOG = { before: 0x810, shared: 0x2_0004, file: 0x2_2000 };
+
+/** A file of which a part is shared. */
 export class HostileRam {
-  readonly fd: number = memfdCreate("hostile", FILE);
+  readonly fd: number;
   /** Of the shared part. */
   readonly words: Uint32Array;
   readonly shorts: Uint16Array;
   readonly bytes: Uint8Array;
   readonly #all: Uint32Array;
 
-  constructor() {
-    const mapping = reserve(FILE) as Reservation;
-    mapShared(mapping.base, FILE, this.fd, 0);
+  constructor(readonly before = BEFORE, readonly shared = SHARED, file = FILE) {
+    this.fd = memfdCreate("hostile", file);
+    const mapping = reserve(file) as Reservation;
+    mapShared(mapping.base, file, this.fd, 0);
     const { buffer } = mapping;
-    this.#all = new Uint32Array(buffer, 0, FILE / 4);
+    this.#all = new Uint32Array(buffer, 0, file / 4);
     for (let i = 0; i < this.#all.length; i++) this.#all[i] = pattern(i);
-    this.words = new Uint32Array(buffer, BEFORE, SHARED / 4);
-    this.shorts = new Uint16Array(buffer, BEFORE, SHARED / 2);
-    this.bytes = new Uint8Array(buffer, BEFORE, SHARED);
+    this.words = new Uint32Array(buffer, before, shared / 4);
+    this.shorts = new Uint16Array(buffer, before, shared / 2);
+    this.bytes = new Uint8Array(buffer, before, shared);
     this.bytes.fill(0);
+  }
+
+  static log(): HostileRam {
+    return new HostileRam(LOG.before, LOG.shared, LOG.file);
   }
 
   /** Bytes around the shared part that are not what they were. */
   get damaged(): number {
     let count = 0;
     for (let i = 0; i < this.#all.length; i++) {
-      if (i === BEFORE / 4) i += SHARED / 4;
+      if (i === this.before / 4) i += this.shared / 4;
       if (this.#all[i] !== pattern(i)) count++;
     }
     return 4 * count;
@@ -59,7 +68,7 @@ export class HostileRam {
 
   /** The region as SET_MEM_TABLE describes it. */
   get table(): Uint8Array {
-    return payload(["u64", 1], region(GUEST, SHARED, USER, BEFORE));
+    return payload(["u64", 1], region(GUEST, this.shared, USER, this.before));
   }
 
   close(): void {
@@ -193,13 +202,17 @@ export class HostileLink {
     this.do(5, ram.table, [ram.fd]);
   }
 
+  /** Shares a dirty log. */
+  log(log: HostileRam): void {
+    this.do(6, payload(["u64", log.shared], ["u64", log.before]), [log.fd]);
+  }
+
   /** Sets up a ring and enables it; returns the counters to kick it, and of errors. */
   ring(index: number, size: number, base: number, place: RingPlace): [number, number] {
-    const { desc, avail, used } = place;
     const [kick, call, error] = [this.event(), this.event(), this.event()];
     this.do(8, state(index, size));
     this.do(10, state(index, base));
-    this.do(9, vringAddress(index, USER + desc, USER + used, USER + avail));
+    this.do(9, ringAddress(index, place));
     this.do(13, u64(index), [call]);
     this.do(14, u64(index), [error]);
     this.do(12, u64(index), [kick]);
@@ -215,6 +228,15 @@ export class HostileLink {
     close(this.#fd);
     for (const fd of this.#open) close(fd);
   }
+}
+
+/** Where a ring lies, for SET_VRING_ADDR. */
+export function ringAddress(index: number, place: RingPlace, log?: number): Uint8Array {
+  const [desc, used, avail] = [place.desc, place.used, place.avail].map((at) =>
+    USER + at
+  );
+  const flags = log === undefined ? 0 : 1;
+  return vringAddress(index, desc, used, avail, flags, log ?? 0);
 }
 
 function connect(path: string): number {

@@ -13,6 +13,7 @@ import {
   type HostileRam,
   MARKER,
   message,
+  ringAddress,
   type RingPlace,
   SHARED,
 } from "./hostile_link.ts";
@@ -23,6 +24,7 @@ const WRITE = 2;
 const INDIRECT = 4;
 const AVAIL = 0x80;
 const USED = 0x8000;
+const LOG_ALL = 1 << 26;
 /** RX and TX. */
 const PLACES: readonly RingPlace[] = [
   { desc: 0, avail: 0x1000, used: 0x1800 },
@@ -63,6 +65,8 @@ const GOOD_FRAMES: readonly Uint8Array[] = [ARP, captured("udhcpc")];
 export class HostileRings {
   readonly #features: number;
   readonly #protocol: number;
+  /** Writes are marked in the dirty log. */
+  #logged = false;
   readonly #marker = message(MARKER, new Uint8Array(0), 1);
   #link: HostileLink | undefined;
   #packed = false;
@@ -79,14 +83,14 @@ export class HostileRings {
   constructor(
     readonly path: string,
     readonly ram: HostileRam,
+    readonly log: HostileRam,
     readonly random: Random,
   ) {
     const link = new HostileLink(path);
     const [lo, hi] = link.get(GET_FEATURES);
     [this.#protocol] = link.get(MARKER);
     link.close();
-    // Without VHOST_F_LOG_ALL: there is no log.
-    this.#features = (lo & ~(1 << 26)) >>> 0;
+    this.#features = (lo & ~LOG_ALL) >>> 0;
     if ((hi & 5) !== 5) throw new Error("no packed rings, or no VERSION_1");
   }
 
@@ -112,7 +116,9 @@ export class HostileRings {
     const mergeable = random.chance(30) ? 2 ** 15 : 0;
     const features = this.#features - eventIdx - mergeable + 2 ** 32 +
       (this.#packed ? 2 ** 34 : 0);
-    link.negotiate(features, this.#protocol, ram);
+    this.#logged = random.chance(30);
+    link.negotiate(features + (this.#logged ? LOG_ALL : 0), this.#protocol, ram);
+    if (this.#logged) link.log(this.log);
     this.#size = this.#packed ? 1 + random.below(128) : 1 << random.below(8);
     for (const index of [0, 1]) {
       const base = this.#base(index);
@@ -172,7 +178,19 @@ export class HostileRings {
     }
     if (kind >= 7) this.#scribble(1 + random.below(12));
     if (random.below(40) === 0) this.#jump();
+    if (random.below(60) === 0) this.#move();
     this.#kick();
+  }
+
+  /** Memory or the rings' addresses are set anew while the rings run, as they may be. */
+  #move(): void {
+    const { random, ram } = this;
+    const link = this.#link!;
+    if (random.chance(50)) link.send(message(5, ram.table, 1), [ram.fd]);
+    for (const index of [0, 1]) {
+      const log = this.#logged ? GUEST + random.below(2 * SHARED) : undefined;
+      link.send(message(9, ringAddress(index, PLACES[index], log), 1));
+    }
   }
 
   #kick(): void {
