@@ -81,8 +81,8 @@ export class NetDevice implements Backend {
     this.path = new DataPath(config, this.memory, epoll, flows, this.threads);
     this.#config = new NetConfig(config.ourMac, queues, mtu === 0 ? 1500 : mtu);
     const reports = new RingReports(this.#log);
-    this.path.onBroken = (queue) => reports.broken(queue, this.#running[queue]);
-    this.path.badChains.onFound = (queue, count) =>
+    this.path.faults.onBroken = (queue) => reports.broken(queue, this.#running[queue]);
+    this.path.faults.onBadChains = (queue, count) =>
       reports.badChains(queue, this.#running[queue], count);
     this.maxQueues = 2 * queues;
     this.#running = new Array(2 * queues).fill(undefined);

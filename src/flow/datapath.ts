@@ -26,7 +26,6 @@ import { isMulticast } from "../wire/address.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
 import { Protocol } from "../wire/ip.ts";
 import { AddressMap } from "./address_map.ts";
-import { BadChains } from "./bad_chains.ts";
 import { FlowBounds } from "./bounds.ts";
 import {
   type DropCounters,
@@ -39,6 +38,7 @@ import {
 import { Packet, Parsed } from "./packet.ts";
 import { Ping } from "./ping.ts";
 import { Others } from "./others.ts";
+import { RingFaults } from "./ring_faults.ts";
 import { FlowKind, FlowTable, KEY_OUR_AT } from "./table.ts";
 import { TcpFlows } from "./tcp/tcp.ts";
 import { FlowTimers } from "./timers.ts";
@@ -84,9 +84,7 @@ export class DataPath implements FlowContext {
   readonly tcp: TcpFlows;
   readonly udp: UdpFlows;
   readonly ping: Ping;
-  /** A ring's contents made no sense: its queue is stopped. */
-  onBroken: (queue: number) => void = () => {};
-  readonly badChains: BadChains;
+  readonly faults: RingFaults;
 
   readonly #rings: (Vring | undefined)[] = [undefined, undefined];
   readonly #kickFds = [NO_FD, NO_FD];
@@ -117,7 +115,7 @@ export class DataPath implements FlowContext {
     this.mtu = config.mtu === 0 ? 1500 : config.mtu;
     this.source = new FrameSource(memory, makeQueue(memory, false));
     this.sink = new FrameSink(memory, makeQueue(memory, false));
-    this.badChains = new BadChains(this.source, this.sink);
+    this.faults = new RingFaults(this.source, this.sink);
     const limits = config.limits ?? DEFAULT_LIMITS;
     this.bounds = new FlowBounds(limits, threads?.shared.bounds);
     this.#budget = limits.budget;
@@ -247,9 +245,9 @@ export class DataPath implements FlowContext {
     this.showFrames();
     if (this.sink.broken) {
       this.sink.broken = false;
-      this.onBroken(RX);
+      this.faults.stopped(RX);
     }
-    this.badChains.look();
+    this.faults.look();
     if (!this.#busy && this.tcp.idles) this.tcp.idle();
     this.#busy = false;
   }
@@ -321,7 +319,7 @@ export class DataPath implements FlowContext {
       if (result === BROKEN) {
         this.flushFlows();
         this.#txPending = false;
-        this.onBroken(TX);
+        this.faults.stopped(TX);
         return;
       }
       if (this.source.full) break;
@@ -471,6 +469,7 @@ export class DataPath implements FlowContext {
       ...drops,
       badTx: source.badChains,
       badRx: sink.badChains,
+      brokenRings: this.faults.broken,
       taken: source.taken,
       committed: sink.committed,
       flowsNow: this.table.count,

@@ -46,11 +46,11 @@ class Worker {
     const threads = { mesh: this.#mesh, shared };
     this.#path = new DataPath(config, this.#memory, this.#epoll, flows, threads);
     const reports = new RingReports(log);
-    this.#path.onBroken = (which) => {
+    this.#path.faults.onBroken = (which) => {
       const ring = this.#rings[which];
       reports.broken(ring?.index ?? which, ring);
     };
-    this.#path.badChains.onFound = (which, count) => {
+    this.#path.faults.onBadChains = (which, count) => {
       const ring = this.#rings[which];
       reports.badChains(ring?.index ?? which, ring, count);
     };

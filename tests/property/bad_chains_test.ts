@@ -95,7 +95,7 @@ Deno.test("a guest that makes bad chains available for ever does not hold up the
 Deno.test("bad chains of a turn are told once, by queue", () => {
   const world = new FlowWorld();
   const told: number[][] = [];
-  world.path.badChains.onFound = (queue, count) => told.push([queue, count]);
+  world.path.faults.onBadChains = (queue, count) => told.push([queue, count]);
   const { ram, tx } = world.driver;
   for (let i = 0; i < 3; i++) tx.offer([{ address: ram.take(16), length: 16 }], false);
   world.settle();

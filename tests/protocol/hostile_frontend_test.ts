@@ -41,9 +41,10 @@ async function play(quarry: Quarry, player: Player, count: number): Promise<void
 }
 
 /** The next frontend is served as if nothing had been. */
-async function next(quarry: Quarry): Promise<void> {
+async function next(quarry: Quarry, first = false): Promise<void> {
   const guest = await quarry.guest(own);
   await served(guest);
+  if (first) await quarry.rehearsed();
   guest.close();
 }
 
@@ -53,7 +54,7 @@ async function attack(
   finish: (quarry: Quarry) => void = () => {},
 ): Promise<void> {
   await inFolder(async (folder) => {
-    const quarry = new Quarry(folder, "quarry");
+    const quarry = new Quarry(folder, "quarry", ["--log-rate", "2000"]);
     const beside = new Quarry(folder, "beside");
     const ram = new HostileRam();
     try {
@@ -61,7 +62,7 @@ async function attack(
       const neighbour = new Neighbour(await beside.guest(other));
       await neighbour.unharmed();
       const player = start(quarry, ram, new Random(SEED));
-      await next(quarry);
+      await next(quarry, true);
       await play(quarry, player, WARM_UP);
       await next(quarry);
       const before = quarry.footprint;
@@ -120,11 +121,9 @@ Deno.test("wrong states of rings harm nobody, and the next frontend is served", 
       [...log.matchAll(new RegExp(`${name} (\\d+)`, "g"))].map(([, n]) => Number(n)).at(
         -1,
       )!;
-    for (const name of ["badTx", "badRx", "protocol", "noBuffer"]) {
+    for (const name of ["badTx", "badRx", "brokenRings", "protocol", "noBuffer"]) {
       assert(count(name) > COUNT / 100, `${name}: ${count(name)}`);
     }
-    assert(log.includes("the queue stands still"), "a queue that was stopped");
-    assert(log.includes("were given back unused"), "chains that were dropped");
   });
   assert(dirty.bytes.some((byte) => byte !== 0), "writes that were logged");
   assertEquals(dirty.damaged, 0, "bytes beside the log");

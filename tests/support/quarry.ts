@@ -10,7 +10,7 @@ import { ONE_PAIR, QueueDriver } from "./queue_driver.ts";
 /** Without protocols by which what is sent at random would leave this host. */
 const ARGS = [
   ...["-f", "-4", "-a", "192.0.2.5/24", "-g", "192.0.2.1"],
-  ...["--no-tcp", "--no-udp", "--no-icmp"],
+  ...["--no-tcp", "--no-udp", "--no-icmp", "-d"],
 ];
 /** An ARP request for 192.0.2.1 by 192.0.2.5, and what its answer begins with. */
 const ARP = "ffffffffffff52540012345608060001080006040001525400123456c0000205" +
@@ -79,6 +79,15 @@ export class Quarry {
     const driver = new QueueDriver(this.process, Frontend.connect(this.path), memory);
     await driver.setUp(1, ONE_PAIR);
     return driver;
+  }
+
+  /**
+   * Waits, while a guest is there and at rest, until vuelo has rehearsed a move: that
+   * takes memory once, which else would look as if it grew.
+   */
+  async rehearsed(): Promise<void> {
+    const told = /a move of \d+ connections was rehearsed|could not be rehearsed/;
+    await until("a move was rehearsed", () => told.test(this.log));
   }
 
   async stop(): Promise<void> {
