@@ -104,6 +104,7 @@ export class GoodFlow {
   }
 
   #take(segment: Received): void {
+    if (segment.fromPort !== this.#far.port) return; // of another connection
     if (segment.flags.includes("R")) throw new Error("the good flow was reset");
     if (segment.flags.includes("S")) {
       assertEquals(segment.ack, this.#seq + 1 >>> 0);

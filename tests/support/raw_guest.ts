@@ -187,6 +187,12 @@ export class RawGuest {
     await until("the transmit ring is empty", () => this.room === RING);
   }
 
+  /** Receive buffers that are full. */
+  get waiting(): number {
+    const [rx] = this.#rings;
+    return rx.used - rx.seen & 0xffff;
+  }
+
   /** The next frame that has come; its buffers are posted again. */
   receive(): Uint8Array<ArrayBuffer> | undefined {
     const [rx] = this.#rings;
