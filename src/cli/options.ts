@@ -133,10 +133,7 @@ export const OPTIONS = [
   {
     name: "sealed-memory",
     group: "Virtual machine",
-    help: [
-      "Refuse guest memory whose file could be made shorter,",
-      "which would end vuelo: memory-backend-memfd is sealed",
-    ],
+    help: ["Refuse guest memory that could be made shorter: SIGBUS"],
   },
   {
     name: "print-capabilities",
