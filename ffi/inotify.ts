@@ -31,6 +31,9 @@ const scratch = new Arena(BUFFER_SIZE);
 const buffer = scratch.bytes(scratch.take(BUFFER_SIZE), BUFFER_SIZE);
 const bufferPointer = scratch.pointer(0);
 
+/** Names in one look, or somewhat more; what else has come is for the next one. */
+const MOST_NAMES = 1024;
+
 /** What came since the last look. */
 export interface FolderNews {
   /** Names that were made in the folder or moved into it, in order. */
@@ -57,11 +60,15 @@ export class FolderWatch {
     throw error;
   }
 
-  /** What happened since the last call. @throws {SyscallError} if that cannot be read */
+  /**
+   * What happened since the last call, or the first part of it.
+   *
+   * @throws {SyscallError} if that cannot be read
+   */
   read(): FolderNews {
     const names: string[] = [];
     let seen = 0;
-    for (;;) {
+    while (names.length < MOST_NAMES) {
       const count = sys.read(this.fd, bufferPointer, BUFFER_SIZE);
       if (count === -1) {
         if (errno() === Errno.EINTR) continue;

@@ -87,6 +87,8 @@ export interface Limits {
   readonly sockets?: number | undefined;
   /** --budget: frames of the guest, or datagrams of a socket, in one turn of the loop. */
   readonly budget: number;
+  /** --max-state: bytes of a migration's state that are taken. */
+  readonly state: number;
 }
 
 const HALF_OPEN = 4096;
@@ -109,6 +111,7 @@ export function limitsOf(flows: number = 1 << 17, given: GivenLimits = {}): Limi
     pendingUdp: given.pendingUdp ?? half(udp),
     sockets: given.sockets,
     budget: given.budget ?? 256,
+    state: given.state ?? 2 ** 30,
   };
 }
 

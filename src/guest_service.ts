@@ -49,7 +49,14 @@ export class GuestService {
     const data = eventData(EventKind.control, TRANSFER);
     const { migrateFormat } = config;
     const report = options.log ?? log;
-    this.migration = new Migration(this.move, migrateFormat, epoll, data, report);
+    this.migration = new Migration(
+      this.move,
+      migrateFormat,
+      epoll,
+      data,
+      report,
+      config.limits?.state,
+    );
     device.migration = this.migration;
     device.onReceiving = (receiving) => {
       if (receiving) this.forwarder.resume();

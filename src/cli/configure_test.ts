@@ -87,6 +87,7 @@ Deno.test("limits follow from the number of flows, unless they are given", () =>
     pendingUdp: 7,
     sockets: 9,
     budget: 256,
+    state: 2 ** 30,
   });
   assertEquals(config(["--budget", "16", "--log-rate", "0"]).limits?.budget, 16);
   for (

@@ -71,6 +71,12 @@ export const LIMIT_OPTIONS = [
     ],
   },
   {
+    name: "max-state",
+    argument: "MIB",
+    group: "Limits",
+    help: ["State of a guest that comes here; default: 1024"],
+  },
+  {
     name: "log-rate",
     argument: "N",
     group: "Limits",
@@ -86,6 +92,9 @@ const MOST_FLOWS = 1 << 20;
 const LEAST_BUDGET = 16;
 const MOST_BUDGET = 1024;
 const DEFAULT_LOG_RATE = 200;
+/** Of which there may be two copies for a moment. */
+const MOST_STATE = 2047;
+const MIB = 2 ** 20;
 const MOST_LOG_RATE = 1_000_000;
 
 /** Reads the limits; those that are not given follow from the others. */
@@ -99,6 +108,7 @@ export function readLimits(
   };
   const flows = number("max-flows", 1, MOST_FLOWS);
   const most = flows ?? MOST_FLOWS;
+  const state = number("max-state", 1, MOST_STATE);
   const pending = number("max-pending", 1, most);
   const given = {
     tcp: number("max-tcp", 1, most),
@@ -109,6 +119,7 @@ export function readLimits(
     pendingUdp: pending,
     sockets: number("max-sockets", 1, most),
     budget: number("budget", LEAST_BUDGET, MOST_BUDGET),
+    state: state === undefined ? undefined : state * MIB,
   };
   return {
     limits: limitsOf(flows, given),

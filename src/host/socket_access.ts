@@ -70,3 +70,17 @@ export function refusalOf(fd: number, { user, group }: SocketAccess): string {
     `${expected}${orGroup}: start vuelo with --socket-group, or as that user, or as ` +
     `root with --runas`;
 }
+
+/**
+ * Why who listens at the other end is not to be served: a service is its owner's, whose the
+ * socket or its folder is, or root's, even if others may create sockets there, too.
+ *
+ * @returns "" if it is to be served
+ */
+export function strangerAt(fd: number, owner: number): string {
+  const peer = peerOf(fd);
+  if (peer === undefined) return "the kernel does not say who listens there";
+  if (peer.uid === ROOT || peer.uid === owner) return "";
+  return `user ${peer.uid} (process ${peer.pid}) listens there, expected ` +
+    `${owner === ROOT ? "root" : `user ${owner}, whose it is, or root`}`;
+}

@@ -70,7 +70,8 @@ export function judgeStart(bytes: Uint8Array, most: number): Unreadable | undefi
   try {
     const needed = neededBytes(bytes);
     if (needed <= most) return undefined;
-    const problem = `the stream is to have ${needed} bytes, expected ${most} at most`;
+    const problem = `the stream is to have ${needed} bytes, expected ${most} at most ` +
+      "(--max-state)";
     return { number: Errno.EFBIG, problem };
   } catch (error) {
     return refusal(error);

@@ -27,13 +27,13 @@ import {
   POLLIN,
   POLLOUT,
 } from "../../ffi/pipe.ts";
-import type { StateFormat } from "../config.ts";
+import { DEFAULT_LIMITS, type StateFormat } from "../config.ts";
 import { TransferDirection } from "../vhost_user/backend.ts";
 import type { SessionLog, TransferAnswer } from "../vhost_user/backend.ts";
 import { HEADER_SIZE } from "../wire/state/header.ts";
 import { formatState, judgeStart, type ParsedState, parseState } from "./codec.ts";
 import type { Movable } from "./movable.ts";
-import { MAX_STREAM, StateReceiver } from "./receiver.ts";
+import { StateReceiver } from "./receiver.ts";
 import { AGAIN, DONE, StateSender } from "./sender.ts";
 import { findVersion, newestVersion, type Stage } from "./versions.ts";
 import { Stopwatch, summarize } from "./summary.ts";
@@ -94,6 +94,7 @@ export class Migration {
     private readonly epoll: Epoll,
     private readonly data: number,
     private readonly log: SessionLog,
+    private readonly maxState: number = DEFAULT_LIMITS.state,
   ) {}
 
   /** SET_DEVICE_STATE_FD; `stopped` says whether no ring runs. */
@@ -126,7 +127,7 @@ export class Migration {
     this.#overdueAt = Infinity;
     this.#progressAt = performance.now() + PROGRESS_MS;
     this.#sender = undefined;
-    this.#receiver = saving ? undefined : new StateReceiver(this.#fd);
+    this.#receiver = saving ? undefined : new StateReceiver(this.#fd, this.maxState);
     this.#watch = new Stopwatch();
     this.log.debug(`migration: ${this.#phase}`);
     return { accepted: true, instead };
@@ -239,12 +240,14 @@ export class Migration {
     const receiver = this.#receiver!;
     const outcome = receiver.pull();
     if (outcome === AGAIN) {
-      const wrong = judgeStart(receiver.start(JUDGED), MAX_STREAM);
+      const wrong = judgeStart(receiver.start(JUDGED), this.maxState);
       if (wrong !== undefined) return this.#fail(wrong.number, wrong.problem);
       return this.#progress(receiver.received, 0);
     }
     if (outcome !== DONE) {
-      return this.#fail(outcome, `the state cannot be read: ${errnoName(outcome)}`);
+      const most = `it is longer than ${this.maxState >> 20} MiB (--max-state)`;
+      const why = outcome === Errno.EFBIG ? most : errnoName(outcome);
+      return this.#fail(outcome, `the state cannot be read: ${why}`);
     }
     this.#watch.lap("read");
     const parsed = parseState(receiver.bytes());

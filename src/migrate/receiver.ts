@@ -9,8 +9,6 @@ const PIECE = 1 << 20;
 const FIRST_PIECE = 1 << 17;
 /** Bytes in one turn of the loop, before others have theirs. */
 const TURN_BYTES = 64 << 20;
-/** More than the queues of all connections of a host with 64 GiB may hold in sum. */
-export const MAX_STREAM = 4 * 2 ** 30;
 
 export class StateReceiver {
   received = 0;
@@ -19,9 +17,15 @@ export class StateReceiver {
   #piece: Uint8Array<ArrayBuffer> = new Uint8Array(FIRST_PIECE);
   #filled = 0;
 
-  /** @param fd non-blocking; it stays the caller's */
-  constructor(fd: number) {
+  readonly #most: number;
+
+  /**
+   * @param fd non-blocking; it stays the caller's
+   * @param most bytes of a stream that is read
+   */
+  constructor(fd: number, most: number) {
     this.#fd = fd;
+    this.#most = most;
     growPipe(fd, PIPE_SIZE); // so that the frontend need not wait for this process
   }
 
@@ -29,12 +33,12 @@ export class StateReceiver {
    * Reads what is there.
    *
    * @returns {@link DONE} at the end of the stream, {@link AGAIN} when there may be more
-   *   later, or an error number (EFBIG: it is longer than any guest's state)
+   *   later, or an error number (EFBIG: it is longer than that)
    */
   pull(): number {
     for (let turn = 0; turn < TURN_BYTES;) {
       if (this.#filled === this.#piece.length) {
-        if (this.received >= MAX_STREAM) return Errno.EFBIG;
+        if (this.received >= this.#most) return Errno.EFBIG;
         this.#pieces.push(this.#piece);
         this.#piece = new Uint8Array(PIECE);
         this.#filled = 0;

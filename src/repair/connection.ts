@@ -9,6 +9,8 @@ import {
 } from "../../ffi/unix_socket.ts";
 import { type RepairMode, switchAll } from "./switch.ts";
 
+const REQUESTS_AT_ONCE = 64;
+
 /** A request that cannot be fulfilled; the only answer there is to one is to hang up. */
 export class RequestError extends Error {
   override readonly name = "RequestError";
@@ -25,14 +27,14 @@ export class Connection {
   constructor(readonly fd: number, readonly path: string) {}
 
   /**
-   * Fulfils the requests that have come.
+   * Fulfils requests that have come: so many that others have their turn, too.
    *
    * @returns false when the other side has ended the connection
    * @throws {RequestError} for the first one that is wrong or fails; its sockets are as
    *   they were
    */
   serve(): boolean {
-    for (;;) {
+    for (let i = 0; i < REQUESTS_AT_ONCE; i++) {
       const fds: number[] = [];
       // Each message is a byte of its own: the kernel does not join what has descriptors.
       // One more than there can be, for the even number that receive() wants.
@@ -54,6 +56,7 @@ export class Connection {
       }
       if (!this.#answer()) return false;
     }
+    return true;
   }
 
   #fulfil(command: number, fds: readonly number[]): void {

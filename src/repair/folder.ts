@@ -1,9 +1,10 @@
 /** The helper in a folder: serves every socket there whose name ends in `.repair`. */
 import { Errno, SyscallError } from "../../ffi/errno.ts";
-import { Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
+import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
 import { FolderWatch } from "../../ffi/inotify.ts";
 import { connectUnix } from "../../ffi/unix_socket.ts";
 import { StartError } from "../errors.ts";
+import { strangerAt } from "../host/socket_access.ts";
 import { log } from "../log.ts";
 import { Connection, RequestError } from "./connection.ts";
 
@@ -15,6 +16,8 @@ const REFUSED_MS = 10_000;
 /** A connection that ended sooner and brought nothing makes the next pause longer. */
 const SHORT_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
+/** Sockets that are served, and names that may become some, at once. */
+const MOST_PLACES = 4096;
 
 /** A socket of the folder. */
 interface Place {
@@ -36,8 +39,11 @@ export class FolderHelper {
   /** By the descriptor of the connection. */
   readonly #connected = new Map<number, Place>();
 
-  /** @throws {StartError} if the folder cannot be watched */
-  constructor(readonly folder: string) {
+  /**
+   * @param owner the user whose services are served, and root's
+   * @throws {StartError} if the folder cannot be watched
+   */
+  constructor(readonly folder: string, private readonly owner: number) {
     try {
       this.#watch = new FolderWatch(folder);
     } catch (error) {
@@ -78,6 +84,10 @@ export class FolderHelper {
   #notice(name: string): void {
     if (!name.endsWith(SUFFIX)) return;
     const path = `${this.folder}/${name}`;
+    if (this.#places.size >= MOST_PLACES && !this.#places.has(path)) {
+      log.warn(`repair: ${path}: not served, ${MOST_PLACES} others are in the folder`);
+      return;
+    }
     const place = this.#places.get(path) ??
       { path, connectedAt: 0, retryAt: 0, pause: RETRY_MS };
     place.retryAt = 0;
@@ -104,7 +114,14 @@ export class FolderHelper {
     const { path } = place;
     try {
       if (!Deno.lstatSync(path).isSocket) return false;
-      const connection = new Connection(connectUnix(path), path);
+      const fd = connectUnix(path);
+      const stranger = strangerAt(fd, this.owner);
+      if (stranger !== "") {
+        close(fd);
+        log.warn(`repair: ${path}: ${stranger}; not tried again until it is new`);
+        return false;
+      }
+      const connection = new Connection(fd, path);
       place.connection = connection;
       place.connectedAt = now;
       place.refusedSince = undefined;

@@ -7,6 +7,7 @@ import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { connectUnix, receive, send, socketPair } from "../../ffi/unix_socket.ts";
 import { StartError, UsageError } from "../errors.ts";
+import { strangerAt } from "../host/socket_access.ts";
 import { log } from "../log.ts";
 import { Connection, RequestError } from "./connection.ts";
 import { FolderHelper } from "./folder.ts";
@@ -16,6 +17,8 @@ import { newTcpSocket, probeRepair, REPAIR_OFF, REPAIR_ON } from "./switch.ts";
 /** How long a service that others wait for, too, is asked again. */
 const BUSY_MS = 10_000;
 const BUSY_PAUSE_MS = 20;
+/** Lines of the log in a second: others decide how often they connect. */
+const LOG_RATE = 50;
 const WARM_UP_SOCKETS = 32;
 const WARM_UP_ROUNDS = 256;
 
@@ -61,8 +64,11 @@ export function repairCommand(args: readonly string[]): number {
   narrowToNetAdmin({ uid: status.uid ?? 0, gid: status.gid ?? 0 });
   checkRights();
   raiseDescriptorLimit();
+  log.limit(LOG_RATE);
   warmUp();
-  return status.isDirectory ? new FolderHelper(path).run() : serveSocket(path);
+  return status.isDirectory
+    ? new FolderHelper(path, status.uid ?? 0).run()
+    : serveSocket(path, status.uid ?? 0);
 }
 
 /** PATH, or undefined if help was asked for. */
@@ -116,8 +122,11 @@ function warmUp(): void {
   close(other);
 }
 
-function serveSocket(path: string): number {
-  const connection = new Connection(connectTo(path), path);
+function serveSocket(path: string, owner: number): number {
+  const fd = connectTo(path);
+  const stranger = strangerAt(fd, owner);
+  if (stranger !== "") throw new StartError(`repair: ${path}: ${stranger}`);
+  const connection = new Connection(fd, path);
   log.info(`repair: connected to ${path}`);
   const epoll = new Epoll(1);
   epoll.add(connection.fd, EPOLLIN | EPOLLRDHUP, 0);

@@ -23,6 +23,7 @@ import { newTcpSocket, OwnRepair, probeRepair } from "../../src/repair/switch.ts
 import { inFolder, run as runVuelo } from "../support/cli.ts";
 import { HostListener, HostTcp, LOOPBACK4 } from "../support/host_tcp.ts";
 import { Process, run, until } from "../support/lab_process.ts";
+import { asUser } from "../support/other_user.ts";
 import { modes, RepairClient, startHelper } from "../support/repair_client.ts";
 import { ScriptedHelper } from "../support/repair_scripted.ts";
 
@@ -30,6 +31,7 @@ const ON = 1;
 const OFF = 0;
 const OFF_SILENTLY = -1;
 const MIB = 1 << 20;
+const STRANGER = 54321;
 
 /** Opens TCP sockets for `body`. */
 async function withSockets(
@@ -263,6 +265,42 @@ Deno.test("vuelo repair: becomes the user whose socket it is", async () => {
     assertEquals((await helper.status).code, 0);
   });
 });
+
+if (await hasManyUsers()) {
+  Deno.test("vuelo repair: strangers are not served, wherever they listen", async () => {
+    await inFolder(async (folder) => {
+      await Deno.chmod(folder, 0o777);
+      const stranger = asUser(
+        STRANGER,
+        STRANGER,
+        [],
+        () => new RepairClient(`${folder}/stranger.repair`),
+      );
+      await Deno.chmod(stranger.path, 0o666);
+      const service = new RepairClient(`${folder}/service.repair`);
+      const helper = startHelper([folder]);
+      await service.accept();
+      await until(
+        "it is said",
+        () =>
+          helper.output.includes(`user ${STRANGER} (process ${Deno.pid}) listens there`),
+      );
+      await stranger.accept();
+      await stranger.hungUp();
+      await helper.stop();
+      // Nor by a helper that is named a socket of another's.
+      await Deno.chown(stranger.path, 65534, 65534);
+      const single = startHelper([stranger.path]);
+      assertEquals((await single.status).code, 1);
+      assertMatch(
+        single.output,
+        /listens there, expected user 65534, whose it is, or root/,
+      );
+      stranger.close();
+      service.close();
+    });
+  });
+}
 
 Deno.test("vuelo repair: a folder's sockets, whenever they come", async () => {
   await inFolder(async (folder) => {

@@ -19,8 +19,14 @@ export class SideOfMove {
   readonly guest = new FakeMovable();
   readonly log = new LogLines();
   readonly epoll = new Epoll(8);
-  readonly migration = new Migration(this.guest, "vuelo", this.epoll, DATA, this.log);
+  readonly migration: Migration;
   readonly #fds = new Set<number>();
+
+  /** @param maxState bytes of a state that are taken */
+  constructor(maxState?: number) {
+    const { guest, epoll, log } = this;
+    this.migration = new Migration(guest, "vuelo", epoll, DATA, log, maxState);
+  }
 
   /** Asks for a transfer; the frontend's end of its pipe, or -1 if it was refused. */
   begin(direction: number, phase = STOPPED, stopped = true): number {
