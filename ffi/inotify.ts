@@ -31,8 +31,8 @@ const scratch = new Arena(BUFFER_SIZE);
 const buffer = scratch.bytes(scratch.take(BUFFER_SIZE), BUFFER_SIZE);
 const bufferPointer = scratch.pointer(0);
 
-/** Names in one look, or somewhat more; what else has come is for the next one. */
-const MOST_NAMES = 1024;
+/** Names in one look, or somewhat more: others may go on and on. The kernel keeps fewer. */
+const MOST_NAMES = 1 << 16;
 
 /** What came since the last look. */
 export interface FolderNews {
