@@ -1,7 +1,8 @@
 /**
  * Wrong states of rings for a vuelo process: chains that the specification forbids, words
- * at random, indexes that jump, and all of it changed once more while vuelo looks. A state
- * has been looked at when a message sent after the kick is answered.
+ * at random, indexes that jump, and all of it changed once more while vuelo looks. It does
+ * so right after it has answered a message that was sent after the kick, and has done so
+ * when it answers the next one.
  */
 import type { Random } from "./dirty_world.ts";
 import { captured } from "./dhcp.ts";
@@ -197,12 +198,12 @@ export class HostileRings {
     const link = this.#link!;
     link.kick(this.#kicks[0]);
     link.kick(this.#kicks[1]);
-    link.send(this.#marker);
-    // vuelo has been woken: what is changed now changes while it looks.
+    this.#settle();
+    // What is changed now changes while it looks.
     if (this.random.chance(40)) {
       for (let i = 0; i < 20; i++) this.#scribble(1);
     }
-    if (!link.untilMarker()) throw new Error("a state ended the connection");
+    this.#settle();
     this.played++;
     const errors = eventfdRead(this.#errors[0]) + eventfdRead(this.#errors[1]);
     if (errors > 0) this.errors++;
