@@ -59,13 +59,16 @@ export function writeSome(fd: number, bytes: Uint8Array<ArrayBuffer>): number {
   return sys.write(fd, bytes, Math.min(bytes.length, MAX_PIECE));
 }
 
+/** struct pollfd of {@link takesNow}. */
+const takes = new DataView(new ArrayBuffer(8));
+const takesBytes = new Uint8Array(takes.buffer);
+
 /** Whether a write of a few bytes to `fd` would not wait, as things are now. */
 export function takesNow(fd: number): boolean {
-  const entry = new DataView(new ArrayBuffer(8));
-  entry.setInt32(0, fd, true);
-  entry.setInt16(4, POLLOUT, true);
-  sys.poll(new Uint8Array(entry.buffer), 1, 0);
-  return (entry.getInt16(6, true) & POLLOUT) !== 0;
+  takes.setInt32(0, fd, true);
+  takes.setInt32(4, POLLOUT, true); // with no event that came
+  sys.poll(takesBytes, 1, 0);
+  return (takes.getInt16(6, true) & POLLOUT) !== 0;
 }
 
 /**

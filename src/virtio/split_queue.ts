@@ -196,6 +196,7 @@ export class SplitQueue implements Virtqueue {
   /** Gives the last `count` taken chains back to the available ring, not used. */
   untake(count: number): void {
     this.#next = (this.#next - count) & 0xffff;
+    if (this.#broken) this.#seen = this.#next; // nothing is taken any more
   }
 
   /** Enters a chain into the used ring; the driver sees it after {@link publish}. */

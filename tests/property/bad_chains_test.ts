@@ -78,6 +78,18 @@ for (const packed of [false, true]) {
   });
 }
 
+Deno.test("a split ring that is broken stays so, whatever goes back to it", () => {
+  withSink(false, (sink, driver) => {
+    driver.post(2, 100);
+    driver.rx.available.setUint16(6, 16, true); // the second one's head
+    assertEquals(sink.send(FRAME, 300), false);
+    assertEquals([sink.broken, sink.queue.running], [true, false]);
+    sink.broken = false;
+    assertEquals(sink.send(FRAME, 20), false, "nor the one that went back");
+    assertEquals(sink.broken, false, "that is told once");
+  });
+});
+
 /** A driver that makes a bad chain available whenever one was taken. */
 class EndlessQueue extends SplitQueue {
   override take(_into: Segments, _writable: boolean): number {

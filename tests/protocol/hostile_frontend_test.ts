@@ -51,11 +51,12 @@ async function next(quarry: Quarry): Promise<void> {
 
 async function attack(
   name: string,
+  args: readonly string[],
   start: (quarry: Quarry, ram: HostileRam, random: Random) => Player,
   finish: (quarry: Quarry) => void = () => {},
 ): Promise<void> {
   await inFolder(async (folder) => {
-    const quarry = new Quarry(folder, "quarry");
+    const quarry = new Quarry(folder, "quarry", args);
     const beside = new Quarry(folder, "beside");
     const ram = new HostileRam();
     try {
@@ -102,7 +103,7 @@ async function attack(
 Deno.test("wrong messages harm nobody, and the next frontend is served", async () => {
   let player: HostileMessages | undefined;
   try {
-    await attack("wrong messages", (quarry, ram, random) => {
+    await attack("wrong messages", [], (quarry, ram, random) => {
       return player = new HostileMessages(quarry.path, ram, random);
     });
     assert(player!.connections > COUNT / 5000, "connections that were ended");
@@ -111,11 +112,13 @@ Deno.test("wrong messages harm nobody, and the next frontend is served", async (
   }
 });
 
-Deno.test("wrong states of rings harm nobody, and the next frontend is served", async () => {
+/** @param least of each kind of event at least, for so many states */
+async function rings(name: string, pair: number, least: number): Promise<void> {
   let player: HostileRings | undefined;
   const dirty = HostileRam.log();
-  await attack("wrong states of rings", (quarry, ram, random) => {
-    return player = new HostileRings(quarry.path, ram, dirty, random);
+  const args = pair > 0 ? ["--queues", `${pair + 1}`] : [];
+  await attack(name, args, (quarry, ram, random) => {
+    return player = new HostileRings(quarry.path, ram, dirty, random, pair);
   }, ({ log }) => {
     // All of it must have happened, else the states are not what they should be.
     const count = (name: string) =>
@@ -123,11 +126,20 @@ Deno.test("wrong states of rings harm nobody, and the next frontend is served", 
         -1,
       )!;
     for (const name of ["badTx", "badRx", "brokenRings", "protocol", "noBuffer"]) {
-      assert(count(name) > COUNT / 100, `${name}: ${count(name)}`);
+      assert(count(name) > least / 100, `${name}: ${count(name)}`);
     }
   });
   assert(dirty.bytes.some((byte) => byte !== 0), "writes that were logged");
   assertEquals(dirty.damaged, 0, "bytes beside the log");
   dirty.close();
-  assert(player!.errors > COUNT / 10, `${player!.errors} errors told`);
+  assert(player!.errors > least / 10, `${player!.errors} errors told`);
+}
+
+Deno.test("wrong states of rings harm nobody, and the next frontend is served", async () => {
+  await rings("wrong states of rings", 0, COUNT);
+});
+
+Deno.test("wrong states of another thread's rings harm nobody either", async () => {
+  // The thread looks when it comes to it, at several states at once perhaps.
+  await rings("wrong states in a thread", 1, COUNT / 10);
 });

@@ -86,6 +86,8 @@ export class HostileRings {
     readonly ram: HostileRam,
     readonly log: HostileRam,
     readonly random: Random,
+    /** Queue pair: all but the first are another thread's, with --queues. */
+    readonly pair = 0,
   ) {
     const link = new HostileLink(path);
     const [lo, hi] = link.get(GET_FEATURES);
@@ -123,7 +125,8 @@ export class HostileRings {
     this.#size = this.#packed ? 1 + random.below(128) : 1 << random.below(8);
     for (const index of [0, 1]) {
       const base = this.#base(index);
-      const found = link.ring(index, this.#size, base, PLACES[index]);
+      const queue = 2 * this.pair + index;
+      const found = link.ring(queue, this.#size, base, PLACES[index]);
       [this.#kicks[index], this.#errors[index]] = found;
     }
     this.#left = LIFE;
@@ -151,10 +154,11 @@ export class HostileRings {
     const set = (request: number, bytes: Uint8Array) =>
       link.send(message(request, bytes, 1));
     for (const index of [0, 1]) {
-      set(11, state(index, 0)); // GET_VRING_BASE stops the ring
+      const queue = 2 * this.pair + index;
+      set(11, state(queue, 0)); // GET_VRING_BASE stops the ring
       const base = this.#base(index);
-      set(10, state(index, base));
-      link.send(message(12, u64(index), 1), [this.#kicks[index]]);
+      set(10, state(queue, base));
+      link.send(message(12, u64(queue), 1), [this.#kicks[index]]);
     }
     this.#settle();
   }
@@ -190,7 +194,8 @@ export class HostileRings {
     if (random.chance(50)) link.send(message(5, ram.table, 1), [ram.fd]);
     for (const index of [0, 1]) {
       const log = this.#logged ? GUEST + random.below(2 * SHARED) : undefined;
-      link.send(message(9, ringAddress(index, PLACES[index], log), 1));
+      const queue = 2 * this.pair + index;
+      link.send(message(9, ringAddress(queue, PLACES[index], log), 1));
     }
   }
 
