@@ -74,9 +74,9 @@ export function setQueueSequence(fd: number, sequence: number): number {
   return setOption(fd, IPPROTO_TCP, TCP_QUEUE_SEQ, sequence | 0);
 }
 
-/** The value that goes out in timestamps now (TSval); 0 on failure. */
+/** The value that goes out in timestamps now (TSval), without sign; -1 with errno(). */
 export function timestamp(fd: number): number {
-  return getOption(fd, IPPROTO_TCP, TCP_TIMESTAMP, 0) >>> 0;
+  return getStructure(fd, IPPROTO_TCP, TCP_TIMESTAMP) === 4 ? optionWords[0] : -1;
 }
 /** Makes timestamps go on from a value; 0, or -1 with errno(). */
 export function setTimestamp(fd: number, at: number): number {

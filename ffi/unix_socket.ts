@@ -270,7 +270,11 @@ export function send(fd: number, bytes: Uint8Array, fds: readonly number[] = [])
   view.setInt32(CONTROL_AT + 8, SOL_SOCKET, true);
   view.setInt32(CONTROL_AT + 12, SCM_RIGHTS, true);
   fds.forEach((sent, i) => view.setInt32(CONTROL_AT + CMSG_HEADER + 4 * i, sent, true));
-  return sys.sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  let count: number;
+  do {
+    count = sys.sendmsg(fd, message, MSG_DONTWAIT | MSG_NOSIGNAL);
+  } while (count === -1 && errno() === Errno.EINTR);
+  return count;
 }
 
 /** Writes to a socket or pipe; returns bytes written, -1 with errno(). */

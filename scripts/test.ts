@@ -81,7 +81,7 @@ const CHECKED = [
 ];
 
 /** Tests that themselves stand between the program and libc, or start no vuelo. */
-const OTHERS = ["tests/bench"];
+const OTHERS = ["tests/bench", "tests/faults"];
 
 interface Totals {
   passed: number;

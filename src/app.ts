@@ -1,4 +1,5 @@
 /** The running service: what serves a guest, and what lets frontends and helpers in. */
+import { SyscallError } from "../ffi/errno.ts";
 import { EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { eventData, EventKind } from "./flow/context.ts";
@@ -6,7 +7,11 @@ import { socketsFor } from "./host/descriptors.ts";
 import { accessOf } from "./host/socket_access.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
-import { FIRST_FREE_INDEX, GuestService } from "./guest_service.ts";
+import {
+  FIRST_FREE_INDEX,
+  GuestService,
+  type GuestServiceOptions,
+} from "./guest_service.ts";
 import { log } from "./log.ts";
 import { Rehearsal } from "./rehearsal/rehearsal.ts";
 import { openRepairLink, type RepairLink } from "./repair/link.ts";
@@ -32,43 +37,49 @@ const LONGEST_WAIT_MS = 1000;
 /** After so long without anything to do there is time to rehearse a bit of a move. */
 const QUIET_MS = 10;
 
-class Service {
+/** All that one process serves, but for the loop that turns it and for signals. */
+export class Service {
   readonly #config: Config;
-  readonly #guest: GuestService;
-  readonly #rehearsal: Rehearsal;
+  readonly guest: GuestService;
+  readonly #rehearsal: Pick<Rehearsal, "wants" | "round">;
   #repair: RepairLink | undefined;
   #listener: Listener | undefined;
   #served = false;
   stopped = false;
 
-  constructor(config: Config) {
+  /** @param rehearsal what is done while nothing else happens */
+  constructor(
+    config: Config,
+    options: GuestServiceOptions = {},
+    rehearsal: Pick<Rehearsal, "wants" | "round"> = new Rehearsal(config),
+  ) {
     this.#config = config;
-    this.#guest = new GuestService(config);
-    this.#guest.onControl = (index) => {
+    this.guest = new GuestService(config, options);
+    this.guest.onControl = (index) => {
       if (index === LISTENER) this.#accept();
       else this.#helper();
     };
-    this.#guest.onDisconnected = () => {
+    this.guest.onDisconnected = () => {
       log.info("frontend disconnected");
       if (config.oneOff || this.#listener === undefined) this.stopped = this.#served;
     };
-    this.#rehearsal = new Rehearsal(config);
+    this.#rehearsal = rehearsal;
   }
 
   /** Makes the threads of further queue pairs, while their code may be read. */
   async loadThreads(): Promise<void> {
-    await this.#guest.device.threads?.load();
+    await this.guest.device.threads?.load();
   }
 
   /** Starts them. */
   async startThreads(): Promise<void> {
-    const { threads, path } = this.#guest.device;
+    const { threads, path } = this.guest.device;
     await threads?.start(this.#config, path);
   }
 
   /** Why the service cannot go on. */
   get failure(): Error | undefined {
-    return this.#guest.device.threads?.failure;
+    return this.guest.device.threads?.failure;
   }
 
   /** Opens all that needs privileges or can fail. @throws {StartError} */
@@ -77,12 +88,12 @@ class Service {
     if (fd !== undefined) this.#serve(fd);
     else if (socketPath !== undefined) {
       this.#listener = new Listener(socketPath, log, accessOf(this.#config));
-      this.#listener.watch(this.#guest.epoll, eventData(EventKind.control, LISTENER));
+      this.#listener.watch(this.guest.epoll, eventData(EventKind.control, LISTENER));
     }
     if (this.#config.pcap !== undefined) this.#capture(this.#config.pcap);
-    this.#guest.forwarder.open();
+    this.guest.forwarder.open();
     this.#repair = openRepairLink(this.#config);
-    this.#guest.device.path.bounds.setSockets(socketsFor(this.#config.queues));
+    this.guest.device.path.bounds.setSockets(socketsFor(this.#config.queues));
     dropPrivileges(this.#config);
     this.#chooseRepair();
   }
@@ -91,13 +102,13 @@ class Service {
   #chooseRepair(): void {
     if (this.#repair !== undefined) {
       const data = eventData(EventKind.control, REPAIR);
-      this.#guest.epoll.add(this.#repair.fd, EPOLLIN, data);
+      this.guest.epoll.add(this.#repair.fd, EPOLLIN, data);
     }
-    this.#guest.move.repair = canRepair() ? new OwnRepair() : this.#repair;
+    this.guest.move.repair = canRepair() ? new OwnRepair() : this.#repair;
   }
 
   #capture(path: string): void {
-    const { device } = this.#guest;
+    const { device } = this.guest;
     try {
       const output = openCapture(path);
       device.path.capture(new Pcap(output, device.memory));
@@ -109,13 +120,13 @@ class Service {
   }
 
   #serve(fd: number): void {
-    this.#guest.serve(fd);
+    this.guest.serve(fd);
     this.#served = true;
   }
 
   /** Handles one round of events; true if a signal came in. */
   turn(): boolean {
-    const { migration, device, epoll, move, session } = this.#guest;
+    const { migration, device, epoll, move, session } = this.guest;
     const { path } = device;
     // With work left over, a turn without events is not a quiet one. Before a frontend has
     // come there is nobody to move, and the memory that it takes is better not taken.
@@ -124,38 +135,53 @@ class Service {
     const rehearses = idle && this.#rehearsal.wants(move.repair);
     this.#listener?.turn();
     this.#repair?.turn();
-    const count = this.#guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
+    const count = this.guest.turn(rehearses ? QUIET_MS : LONGEST_WAIT_MS);
     if (rehearses && count === 0) this.#rehearse();
     return epoll.interrupted;
   }
 
   /** A bit of what would take its time while a guest that moves here stands still. */
   #rehearse(): void {
-    const { move, device } = this.#guest;
+    const { move, device } = this.guest;
     this.#rehearsal.round(move.repair);
     if (!this.#rehearsal.wants(move.repair)) device.memory.open();
   }
 
   #accept(): void {
-    const { session } = this.#guest;
+    const { session } = this.guest;
     const present = session !== undefined && !session.over ? session : null;
     const fd = this.#listener?.accept(present) ?? NO_FD;
     if (fd === NO_FD) return;
+    try {
+      this.#serve(fd);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      return log.warn(`a frontend cannot be served now: ${error.message}`);
+    }
     log.info("frontend connected");
-    this.#serve(fd);
   }
 
   #helper(): void {
     this.#repair?.onReadable();
-    if (this.#repair?.available === true) this.#guest.migration.helperCame();
+    if (this.#repair?.available === true) this.guest.migration.helperCame();
   }
 
   close(): void {
-    this.#guest.close();
+    this.guest.close();
     this.#listener?.close();
     this.#repair?.close();
-    log.info(this.#guest.device.summary());
-    this.#guest.device.threads?.close();
+    log.info(this.guest.device.summary());
+    this.guest.device.threads?.close();
+  }
+}
+
+/** Does a part of the start, all of whose failures are the operator's to mend. */
+export function starting<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    throw new StartError(`cannot start: ${error.message}`);
   }
 }
 
@@ -166,14 +192,14 @@ class Service {
  * @throws {StartError} if something needed cannot be had: a socket path, a port
  */
 export async function run(config: Config, hooks: Hooks): Promise<number> {
-  const service = new Service(config);
+  const service = starting(() => new Service(config));
   const stop = () => {
     service.stopped = true;
   };
   Deno.addSignalListener("SIGTERM", stop);
   Deno.addSignalListener("SIGINT", stop);
   await service.loadThreads();
-  service.open();
+  starting(() => service.open());
   await service.startThreads();
   hooks.ready();
   log.limit(config.logRate ?? 0);

@@ -1,5 +1,6 @@
 /** What serves one guest: its device, flows, forwarded ports and moves, in one loop. */
-import { Epoll, EPOLLET, EPOLLIN } from "../ffi/event.ts";
+import { SyscallError } from "../ffi/errno.ts";
+import { close, Epoll, EPOLLET, EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { type DeviceOptions, NetDevice } from "./device.ts";
 import { eventData, EventKind } from "./flow/context.ts";
@@ -69,10 +70,18 @@ export class GuestService {
     epoll.add(mesh.wakeFd, EPOLLIN + EPOLLET, eventData(EventKind.control, WAKE));
   }
 
-  /** Serves the frontend at `fd`, a connected, non-blocking socket, from now on. */
+  /**
+   * Serves the frontend at `fd`, a connected, non-blocking socket, from now on.
+   *
+   * @throws {SyscallError} if it cannot be watched; `fd` is closed then
+   */
   serve(fd: number): void {
+    if (!this.epoll.tryAdd(fd, EPOLLIN, eventData(EventKind.control, SESSION))) {
+      const error = new SyscallError("epoll_ctl of the frontend's socket");
+      close(fd);
+      throw error;
+    }
     this.session = new Session(fd, this.device, this.options.log ?? log);
-    this.epoll.add(fd, EPOLLIN, eventData(EventKind.control, SESSION));
   }
 
   /**

@@ -182,7 +182,7 @@ export class DataPath implements FlowContext {
     const which = index & 1;
     if (which === TX) this.#flushSource();
     else this.showFrames();
-    if (this.#kickFds[which] !== NO_FD) this.epoll.remove(this.#kickFds[which]);
+    if (this.#kickFds[which] !== NO_FD) this.epoll.tryRemove(this.#kickFds[which]);
     this.#kickFds[which] = NO_FD;
     this.#rings[which] = undefined;
     if (which === TX) this.#txPending = false;

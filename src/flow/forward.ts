@@ -150,12 +150,22 @@ export class Forwarder {
     if (this.#receiving) return;
     this.#receiving = true;
     this.unhold();
-    try {
-      this.#watch();
-    } catch (error) {
-      if (!(error instanceof SyscallError)) throw error;
-      log.error(`some forwarded ports do not work: ${error.message}`);
+    for (let index = 0; index < this.#listening.length; index++) {
+      try {
+        this.#watchOne(index);
+      } catch (error) {
+        if (!(error instanceof SyscallError)) throw error;
+        this.#later(index, error);
+      }
     }
+  }
+
+  /** A port cannot be watched now, for want of memory say. */
+  #later(index: number, error: SyscallError): void {
+    const { port } = this.#listening[index];
+    log.error(`forwarded port ${port} does not work for now: ${error.message}`);
+    this.#resting.push(index);
+    this.#restEnds = performance.now() + REST_MS;
   }
 
   #watch(): void {
@@ -207,7 +217,7 @@ export class Forwarder {
    * keep the loop from ever waiting.
    */
   #rest(index: number): void {
-    this.#context.epoll.remove(this.#listening[index].fd);
+    this.#context.epoll.tryRemove(this.#listening[index].fd);
     this.#resting.push(index);
     if (this.#restEnds === Infinity) this.#restEnds = performance.now() + REST_MS;
   }

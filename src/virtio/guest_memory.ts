@@ -10,6 +10,7 @@
  * A frontend (not the guest) can shrink a file after it was mapped, unless it is sealed;
  * touching the lost pages ends this process (SIGBUS), which serves that frontend alone.
  */
+import { SyscallError } from "../../ffi/errno.ts";
 import {
   attach,
   F_SEAL_SHRINK,
@@ -370,7 +371,7 @@ export class GuestMemory {
       mapShared(this.base + mapAt, mapLength, fd, offset - skip);
     } catch (error) {
       // A failed MAP_FIXED may have removed what was there: make it a gap again.
-      unmap(this.base + mapAt, mapLength);
+      this.#unmap({ mapAt, mapLength });
       throw error;
     }
     return { mapping: { mapAt, mapLength }, skip };
@@ -388,8 +389,16 @@ export class GuestMemory {
     return at + length + ALIGNMENT <= this.size ? at : -1;
   }
 
+  /**
+   * Where the kernel refuses (it has no memory for one more mapping), the memory stays
+   * until something else is mapped there; nothing leads to it any more.
+   */
   #unmap(mapping: Mapping): void {
-    unmap(this.base + mapping.mapAt, mapping.mapLength);
+    try {
+      unmap(this.base + mapping.mapAt, mapping.mapLength);
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+    }
   }
 
   /**

@@ -413,7 +413,10 @@ function fillGap(t: TcpShared, flow: number): void {
 /** All data before it is in the socket: the guest's FIN becomes the socket's. */
 function takeFin(t: TcpShared, g: Gathered, flow: number, fd: number): void {
   g.fin = false;
-  shutdownSocket(fd, SHUT_WR);
+  if (shutdownSocket(fd, SHUT_WR) === -1) {
+    t.mark(flow, TcpFlow.failed); // the peer would wait for ever
+    t.pushReady(flow);
+  }
   t.words[flow * FLOW_WORDS + TcpWord.seqFromGuest] += 1;
   t.mark(flow, TcpFlow.guestFin);
   expectAck(t, flow);

@@ -324,7 +324,10 @@ function isTaken(t: TcpShared, flow: number): boolean {
 function offer(t: TcpShared, flow: number, fd: number): void {
   const { epoll, table } = t.context;
   const at = flow * FLOW_WORDS;
-  setFlowOptions(fd, isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6);
+  const usable = setFlowOptions(
+    fd,
+    isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6,
+  );
   t.words[at + TcpWord.mss] = linkMss(t, flow);
   t.words[at + TcpWord.counts] = OUR_WINDOW_SCALE << 8;
   t.words[at + TcpWord.windows] = (0xffff >> OUR_WINDOW_SCALE) << 16;
@@ -333,7 +336,7 @@ function offer(t: TcpShared, flow: number, fd: number): void {
   table.waiting.enter(flow, Bound.pendingTcp);
   table.insert(flow, Side.guest);
   const data = eventData(EventKind.tcp, flow);
-  if (!epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
+  if (!usable || !epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
     resetPeer(t, flow);
     return;
   }

@@ -297,15 +297,18 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
     const address = formatAddress(bytes, our);
     return `bind to ${address} port ${ports >>> 16}: ${errnoName(errno())}`;
   }
-  makeRoom(fd, record);
+  if (!makeRoom(fd, record)) return `SO_RCVLOWAT: ${errnoName(errno())}`;
   const peerFin = peerHasClosed(record.state);
   // A FIN that is acknowledged is sent once more: the answer makes it so again.
   const finAgain = record.state === KernelState.finWait2 ? 1 : 0;
-  if ((record.options & InfoOption.timestamps) !== 0) setTimestamp(fd, record.timestamp);
-  selectQueue(fd, RepairQueue.send);
-  setQueueSequence(fd, record.sendSequence - finAgain);
-  selectQueue(fd, RepairQueue.receive);
-  if (setQueueSequence(fd, record.receiveSequence + (peerFin ? 1 : 0)) === -1) {
+  const clock = (record.options & InfoOption.timestamps) !== 0;
+  if (clock && setTimestamp(fd, record.timestamp) === -1) {
+    return `TCP_TIMESTAMP: ${errnoName(errno())}`;
+  }
+  if (
+    !setSequence(fd, RepairQueue.send, record.sendSequence - finAgain) ||
+    !setSequence(fd, RepairQueue.receive, record.receiveSequence + (peerFin ? 1 : 0))
+  ) {
     return `TCP_QUEUE_SEQ: ${errnoName(errno())}`;
   }
   if (connectSocket(fd, bytes, endpoint, ports & 0xffff, scope) === -1) {
@@ -335,8 +338,17 @@ function scopeHere(t: TcpShared, flow: number, device: string): number {
   return bound !== 0 ? bound : t.words[flow * FLOW_WORDS + TcpWord.scope];
 }
 
-/** Buffers for what the connection holds and was promised. */
-function makeRoom(fd: number, record: MovedTcp): void {
+/** Where a queue goes on; false with errno() on failure. */
+function setSequence(fd: number, queue: number, sequence: number): boolean {
+  return selectQueue(fd, queue) === 0 && setQueueSequence(fd, sequence) === 0;
+}
+
+/**
+ * Buffers for what the connection holds and was promised, as far as they can be had.
+ *
+ * @returns false with errno() if the socket would tell nobody of what comes
+ */
+function makeRoom(fd: number, record: MovedTcp): boolean {
   const sent = record.sendQueue.length - record.notSent;
   if (sent > ORDINARY_SEND) {
     // An ordinary user gets net.core.wmem_max, twice; the kernel then tunes it upwards.
@@ -355,8 +367,9 @@ function makeRoom(fd: number, record: MovedTcp): void {
   if (received > ORDINARY_RECEIVE) {
     // Raises the receive buffer as far as net.ipv4.tcp_rmem allows.
     setOption(fd, SOL_SOCKET, SO_RCVLOWAT, Math.min(received, 0x7fff_ffff));
-    setOption(fd, SOL_SOCKET, SO_RCVLOWAT, 1);
+    return setOption(fd, SOL_SOCKET, SO_RCVLOWAT, 1) === 0;
   }
+  return true;
 }
 
 /** Queues, options and windows of a connected socket; what went wrong, or "". */

@@ -148,6 +148,8 @@ function dump(t: TcpShared, flow: number, index: number, blocks: Blocks): MovedT
   const mss = getOption(fd, IPPROTO_TCP, TCP_MAXSEG, 0);
   if (mss < 1 || mss > LARGEST_MSS) throw new Unsaved(`its segments have ${mss} bytes`);
   const clock = (options & InfoOption.timestamps) !== 0 ? timestamp(fd) : 0;
+  // The peer would drop what comes with another clock than before.
+  if (clock === -1) refuse("TCP_TIMESTAMP");
   if (!readWindows(fd)) refuse("TCP_REPAIR_WINDOW");
   const sndWl1 = windowWords[WindowWord.sndWl1];
   const sndWnd = windowWords[WindowWord.sndWnd];

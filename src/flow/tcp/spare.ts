@@ -46,11 +46,12 @@ class Descriptors {
  * accepts have them.
  *
  * @param peekOffset MSG_PEEK follows SO_PEEK_OFF for this family
+ * @returns false with errno() if data would be read from the wrong place
  */
-export function setFlowOptions(fd: number, peekOffset: boolean): void {
+export function setFlowOptions(fd: number, peekOffset: boolean): boolean {
   setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1); // the guest has its own Nagle
   setOption(fd, SOL_SOCKET, SO_OOBINLINE, 1);
-  if (peekOffset) setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0);
+  return !peekOffset || setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0;
 }
 
 export class SpareSockets {
@@ -110,8 +111,9 @@ export class SpareSockets {
 
 function make(four: boolean, peekOffset: boolean): number {
   const fd = openSocket(four ? AF_INET : AF_INET6, SOCK_STREAM, IPPROTO_TCP);
-  if (fd !== -1) setFlowOptions(fd, peekOffset);
-  return fd;
+  if (fd === -1 || setFlowOptions(fd, peekOffset)) return fd;
+  closeFd(fd);
+  return -1;
 }
 
 /** False if the host has no more: then sockets are made one by one, as they are needed. */

@@ -1,5 +1,5 @@
 /** Frozen flows go on: at the target of a migration, or at its source if that is undone. */
-import { Errno } from "../../../ffi/errno.ts";
+import { Errno, errno } from "../../../ffi/errno.ts";
 import {
   setOption,
   SO_KEEPALIVE,
@@ -41,7 +41,9 @@ export function thawTcp(t: TcpShared, repair: RepairSwitch | undefined): number 
     if (t.frozen[flow] !== Frozen.kept) continue;
     const fd = table.fd(flow);
     // The answer to the probe that follows must be heard.
-    if (t.peerClosed[flow] !== PeerClosed.ended) undeafen(fd);
+    if (t.peerClosed[flow] !== PeerClosed.ended && !hears(fd)) {
+      t.mark(flow, TcpFlow.failed);
+    }
     flows.push(flow);
     fds.push(fd);
   }
@@ -58,6 +60,11 @@ export function thawTcp(t: TcpShared, repair: RepairSwitch | undefined): number 
   return left > 0 ? number : 0;
 }
 
+/** Lets a socket hear again; false with errno() if it stays deaf. */
+function hears(fd: number): boolean {
+  return undeafen(fd) === 0 || errno() === Errno.ENOENT; // it was not deaf
+}
+
 /** Connects a flow with its socket again. */
 function goOn(t: TcpShared, flow: number, fd: number): void {
   const { epoll, table, timers, now } = t.context;
@@ -70,7 +77,7 @@ function goOn(t: TcpShared, flow: number, fd: number): void {
   t.sendBuffer[flow] = 0;
   dropAcknowledged(t, flow); // what could not be while in repair mode
   const established = t.state(flow) === TcpState.established;
-  if (established) setPeekOffset(t, flow, fd);
+  if (established && !setPeekOffset(t, flow, fd)) t.mark(flow, TcpFlow.failed);
   const data = eventData(EventKind.tcp, flow);
   if (!epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
     t.mark(flow, TcpFlow.failed);
@@ -89,12 +96,12 @@ function goOn(t: TcpShared, flow: number, fd: number): void {
   timers.setEarlier(flow, Math.max(t.heardAt[flow] + IDLE_MS, now + PROBE_MS));
 }
 
-/** The next peek is to start behind what is under way to the guest. */
-function setPeekOffset(t: TcpShared, flow: number, fd: number): void {
-  if (!(isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6)) return;
+/** The next peek is to start behind what is under way to the guest; false on failure. */
+function setPeekOffset(t: TcpShared, flow: number, fd: number): boolean {
+  if (!(isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6)) return true;
   const fin = t.has(flow, TcpFlow.finToGuest) && !t.has(flow, TcpFlow.finToGuestAcked);
   const bytes = inFlight(t, flow) - (fin ? 1 : 0);
-  setOption(fd, SOL_SOCKET, SO_PEEK_OFF, Math.max(0, bytes));
+  return setOption(fd, SOL_SOCKET, SO_PEEK_OFF, Math.max(0, bytes)) === 0;
 }
 
 /** Tells the guest of a connection that was lost on the move. */

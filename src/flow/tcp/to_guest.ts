@@ -117,11 +117,8 @@ export function sendData(t: TcpShared, flow: number): number {
       t.context.sink.end();
       if (got === 0 && skipped > 0 && t.urgent[flow] !== 0) return Sent.done;
       t.urgent[flow] = 0;
-      if (
-        got < 0 && errno() !== Errno.EAGAIN && errno() !== Errno.EINTR && skipped === 0
-      ) {
-        return Sent.failed;
-      }
+      if (got < 0 && errno() === Errno.EINTR) return Sent.turn; // no event tells again
+      if (got < 0 && errno() !== Errno.EAGAIN && skipped === 0) return Sent.failed;
       if (got === 0 && (skipped === 0 || t.has(flow, TcpFlow.peerFin))) {
         if (t.has(flow, TcpFlow.failed)) return Sent.failed;
         t.mark(flow, TcpFlow.peerFin);

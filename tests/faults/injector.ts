@@ -1,0 +1,199 @@
+/**
+ * Stands between vuelo and libc, and has single calls fail. A call is known by its site:
+ * the function of libc, and where vuelo calls it.
+ */
+import { type Call, interpose, libc } from "../../ffi/libc.ts";
+
+/** An error number, or {@link SHORT}. */
+export type Fault = number;
+
+/** The call moves a part of the bytes, or of the messages. */
+export const SHORT: Fault = -2;
+
+const EAGAIN = 11;
+const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
+const EPOLL_CTL_DEL = 2;
+const EPOLL_CTL_MOD = 3;
+/** What would change the process that the tests run in: it only seems to be done. */
+const PRETENDED = ["setgroups", "setresgid", "setresuid", "prctl", "capset", "setrlimit"];
+const MSG_PEEK = 2;
+const SOL_SOCKET = 1;
+const SO_TYPE = 3;
+const SOCK_STREAM = 1;
+/** struct msghdr: where iov and iovlen are. */
+const IOV_AT = 16;
+const IOVLEN_AT = 24;
+
+/** Decides whether a call fails, and how; undefined lets it pass. */
+export type Decide = (name: string, site: () => string) => Fault | undefined;
+
+/** What watches a descriptor, to show what is ready once more. */
+interface Watch {
+  readonly epoll: number;
+  readonly event: Uint8Array<ArrayBuffer>;
+}
+
+type Pointer = Deno.PointerObject;
+
+const EVENT_SIZE = Deno.build.arch === "x86_64" ? 12 : 16;
+
+export class Injector {
+  /** Calls come from vuelo, not from the test. */
+  armed = false;
+  decide: Decide = () => undefined;
+  #errno: Int32Array | undefined;
+  readonly #watches = new Map<number, Watch>();
+
+  /** Takes its place; before any module of ffi is loaded. */
+  static install(): Injector {
+    const injector = new Injector();
+    let own = true;
+    interpose((name, call) => own ? call : injector.#wrap(name, call));
+    injector.#own = libc({
+      /** int getsockopt(int fd, int level, int option, void *value, socklen_t *length) */
+      getsockopt: {
+        parameters: ["i32", "i32", "i32", "buffer", "buffer"],
+        result: "i32",
+      },
+      /** int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event) */
+      epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+    }) as Record<string, Call>;
+    own = false;
+    return injector;
+  }
+
+  #own: Record<string, Call> = {};
+
+  /** Runs a part of vuelo, in which calls may fail. */
+  within<T>(body: () => T): T {
+    const before = this.armed;
+    this.armed = true;
+    try {
+      return body();
+    } finally {
+      this.armed = before;
+    }
+  }
+
+  #wrap(name: string, call: Call): Call {
+    if (name === "__errno_location") return this.#location(call);
+    return (...args) => {
+      if (name === "epoll_wait") args[3] = Math.min(args[3] as number, 1);
+      // To stop watching takes the kernel nothing that it may lack.
+      const sure = name === "epoll_ctl" && args[1] === EPOLL_CTL_DEL;
+      const fault = this.armed && !sure
+        ? this.decide(name, () => siteOf(name))
+        : undefined;
+      if (fault === SHORT) {
+        const short = this.#short(name, call, args);
+        if (short !== undefined) return short;
+      } else if (fault !== undefined) return this.#fail(name, call, args, fault);
+      if (PRETENDED.includes(name)) return 0;
+      if (name === "epoll_ctl") this.#remember(args);
+      return call(...args);
+    };
+  }
+
+  #location(call: Call): Call {
+    return (...args) => {
+      const location = call(...args);
+      const memory = Deno.UnsafePointerView.getArrayBuffer(location as Pointer, 4);
+      this.#errno ??= new Int32Array(memory);
+      return location;
+    };
+  }
+
+  #fail(name: string, call: Call, args: unknown[], fault: Fault): unknown {
+    if (name === "close") call(...args); // Linux has closed it, whatever it says
+    if (fault === EAGAIN) this.#showAgain(args[0] as number);
+    if (this.#errno !== undefined) this.#errno[0] = fault;
+    if (name === "mmap") return Deno.UnsafePointer.create(MAP_FAILED);
+    return -1;
+  }
+
+  /** What a descriptor is watched for. */
+  #remember([epoll, op, fd, event]: unknown[]): void {
+    if (op === EPOLL_CTL_DEL) this.#watches.delete(fd as number);
+    else {
+      const bytes = new Uint8Array(EVENT_SIZE);
+      bytes.set(new Uint8Array(view(event as Pointer, EVENT_SIZE)));
+      this.#watches.set(fd as number, { epoll: epoll as number, event: bytes });
+    }
+  }
+
+  /** Who was told to wait is told when to go on, even where only changes are told of. */
+  #showAgain(fd: number): void {
+    const watch = this.#watches.get(fd);
+    if (watch === undefined) return;
+    this.#own.epoll_ctl(watch.epoll, EPOLL_CTL_MOD, fd, watch.event);
+  }
+
+  /** A call that moves less than it could; undefined where there is no such thing. */
+  #short(name: string, call: Call, args: unknown[]): unknown {
+    const fd = args[0] as number;
+    if (name === "sendmmsg" || name === "recvmmsg") {
+      if (args[2] === 1) return undefined;
+      return call(args[0], args[1], (args[2] as number) >> 1, ...args.slice(3));
+    }
+    const flags = name === "recvmsg" ? args[2] as number : 0;
+    // A look at a TCP socket shows all that is there, up to urgent data.
+    if ((flags & MSG_PEEK) !== 0 || !this.#isStream(fd)) return undefined;
+    if (name !== "sendmsg" && name !== "recvmsg") {
+      const length = args[2] as number;
+      if (length < 2) return undefined;
+      return call(args[0], args[1], length >> 1, ...args.slice(3));
+    }
+    const header = new BigUint64Array(view(args[1] as Pointer, 56));
+    const count = header[IOVLEN_AT / 8];
+    const at = Deno.UnsafePointer.create(header[IOV_AT / 8]);
+    if (count === 0n || at === null) return undefined;
+    const first = new BigUint64Array(view(at, 16));
+    const length = first[1];
+    if (count === 1n && length < 2n) return undefined;
+    header[IOVLEN_AT / 8] = 1n;
+    if (length >= 2n) first[1] = length >> 1n;
+    try {
+      return call(...args);
+    } finally {
+      first[1] = length;
+      header[IOVLEN_AT / 8] = count;
+    }
+  }
+
+  #isStream(fd: number): boolean {
+    const type = new Int32Array(1);
+    const length = Int32Array.of(4);
+    if (this.#own.getsockopt(fd, SOL_SOCKET, SO_TYPE, type, length) === 0) {
+      return type[0] === SOCK_STREAM;
+    }
+    try {
+      return Deno.readLinkSync(`/proc/self/fd/${fd}`).startsWith("pipe:");
+    } catch {
+      return false;
+    }
+  }
+}
+
+function view(pointer: Pointer, length: number): ArrayBuffer {
+  return Deno.UnsafePointerView.getArrayBuffer(pointer, length);
+}
+
+const FRAME =
+  /at (?:new )?(?:Object\.)?([\w.#<>]*) ?\(?file:\/\/.*?\/((?:ffi|src|tests)\/[\w/]+\.ts):(\d+)/;
+
+/** The function of libc, that of ffi which called it, and who called that. */
+function siteOf(name: string): string {
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 24;
+  const lines = (new Error().stack ?? "").split("\n");
+  Error.stackTraceLimit = limit;
+  let via = "";
+  for (const line of lines) {
+    const [, by, file, number] = FRAME.exec(line) ?? [];
+    if (file === undefined || file.startsWith("tests/faults/")) continue;
+    if (file === "ffi/libc.ts") continue;
+    if (!file.startsWith("ffi/")) return `${name} ${via}at ${file}:${number}`;
+    via = `by ${by === "" ? file : by} `;
+  }
+  return `${name} ${via}`;
+}

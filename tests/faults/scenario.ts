@@ -1,0 +1,478 @@
+/**
+ * What a guest and its frontend do in a life, step by step. A step may fail in one of the
+ * ways that are stated for it; done again, it has to succeed.
+ */
+import { close } from "../../ffi/event.ts";
+import { setNonBlocking } from "../../ffi/memory.ts";
+import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
+import {
+  AF_INET,
+  closeFd,
+  IPPROTO_ICMP,
+  openSocket,
+  SOCK_DGRAM,
+} from "../../ffi/socket.ts";
+import { StartError } from "../../src/errors.ts";
+import { echoPacket, udpPacket } from "../support/guest_packets.ts";
+import { HostListener, HostTcp } from "../support/host_tcp.ts";
+import { HostUdp } from "../support/host_udp.ts";
+import { sealed } from "../support/dhcp.ts";
+import { arpRequest, GuestTcp, pattern, segmentOf } from "./guest_tcp.ts";
+import { ENDS, FaultWorld, Gone, LOOPBACK, Refused } from "./world.ts";
+import type { Injector } from "./injector.ts";
+
+/** How a step ended. */
+export type Outcome =
+  /** As it would without any fault; packets may have been sent again. */
+  | "done"
+  /** The start ends with one line and exit status 1. */
+  | "start refused"
+  /** A message of the frontend is answered with an error. */
+  | "refused"
+  /** The frontend's connection is closed. */
+  | "closed"
+  /** The connection is reset, or cannot be made. */
+  | "reset"
+  /** The state is not saved or not taken; the guest goes on where it was. */
+  | "not moved";
+
+/** Steps that did not just succeed. */
+export type Report = Record<string, Outcome>;
+
+const TRIES = 8;
+const LENGTH = 6000;
+const SAVE = 0;
+const LOAD = 1;
+
+/** Whether this host lets users ping (net.ipv4.ping_group_range). */
+const PINGS = (() => {
+  const fd = openSocket(AF_INET, SOCK_DGRAM, IPPROTO_ICMP);
+  if (fd !== -1) closeFd(fd);
+  return fd !== -1;
+})();
+
+const DISCOVER = sealed(Uint8Array.fromHex(
+  "ffffffffffff" + "525400123456" + "0800" + "45000000" + "00000000" + "40110000" +
+    "00000000" + "ffffffff" + "0044004300000000" + "01010600" + "01020304" +
+    "00".repeat(20) + "525400123456" + "00".repeat(10 + 64 + 128) + "63825363" +
+    "350101ff",
+));
+
+/** A step failed in a stated way. */
+class Failed extends Error {
+  constructor(readonly outcome: Outcome) {
+    super(outcome);
+  }
+}
+
+class Life {
+  readonly report: Report = {};
+  #port = 40000;
+
+  constructor(readonly world: FaultWorld) {}
+
+  /** Does a step, several times; what fails every time is a finding. */
+  #step(name: string, body: () => void, between: () => void = () => {}): void {
+    for (let tries = 1;; tries++) {
+      try {
+        body();
+        if (this.world.peer?.ended === true) throw new Gone("closed");
+        return;
+      } catch (error) {
+        const outcome = outcomeOf(error);
+        this.report[name] = outcome;
+        if (outcome === "start refused") throw error;
+        if (tries === TRIES) throw new Error(`${name}: never succeeds, ${outcome}`);
+        if (this.world.peer?.ended ?? true) this.#reconnect();
+        between();
+      }
+    }
+  }
+
+  #reconnect(): void {
+    this.world.hangUp();
+    this.connect();
+  }
+
+  connect(): void {
+    this.#step("connect", () => {
+      try {
+        this.world.connect();
+        this.world.renew();
+        this.world.start();
+      } catch (error) {
+        this.world.hangUp();
+        throw error;
+      }
+    }, () => this.world.hangUp());
+  }
+
+  arp(): void {
+    const { world } = this;
+    this.#step("ARP, DHCP", () => {
+      let arp = false;
+      let dhcp = false;
+      world.other = (frame) => {
+        if (frame[12] === 8 && frame[13] === 6 && frame[21] === 2) arp = true;
+        if (frame[23] === 17 && frame[35] === 67) dhcp = true;
+      };
+      const ask = () => {
+        if (!arp) world.send(arpRequest(ENDS));
+        if (!dhcp) world.send(DISCOVER);
+      };
+      ask();
+      world.until("ARP and DHCP", () => arp && dhcp, ask);
+    });
+  }
+
+  udp(): void {
+    this.#step("UDP", () => {
+      const host = new HostUdp(LOOPBACK);
+      try {
+        this.#echo(host);
+      } finally {
+        host.close();
+      }
+    });
+  }
+
+  #echo(host: HostUdp): void {
+    const { world } = this;
+    const port = this.#port++;
+    const came = new Set<number>();
+    world.other = (frame) => {
+      if (frame[23] === 17 && (frame[36] << 8 | frame[37]) === port) came.add(frame[42]);
+    };
+    const ask = () => {
+      for (const i of [1, 2, 3]) {
+        const bytes = Uint8Array.of(i, ...pattern(100 * i));
+        if (!came.has(i)) world.send(udpPacket(ENDS, port, host.port, bytes));
+      }
+    };
+    ask();
+    world.until("datagrams", () => {
+      for (let got = host.receive(); got !== undefined; got = host.receive()) {
+        host.send(got.bytes, got.from, got.port);
+      }
+      return came.size === 3;
+    }, ask);
+  }
+
+  /** Nobody is there: the guest is told by ICMP. */
+  unreachable(): void {
+    const { world } = this;
+    this.#step("UDP to nobody", () => {
+      const host = new HostUdp(LOOPBACK);
+      host.close();
+      let told = false;
+      world.other = (frame) => {
+        if (frame[23] === 1 && frame[34] === 3) told = true;
+      };
+      // From another port each time: one flow may not be able to hear of errors.
+      const ask = () => world.send(udpPacket(ENDS, this.#port++, host.port, pattern(10)));
+      ask();
+      world.until("an ICMP error", () => told, ask);
+    });
+  }
+
+  /** An echo of the host's loopback, where ping sockets are allowed. */
+  ping(): void {
+    const { world } = this;
+    if (!PINGS) return;
+    this.#step("ping", () => {
+      const id = this.#port++;
+      let came = false;
+      world.other = (frame) => {
+        if (frame[23] === 1 && frame[34] === 0 && frame[43] === 7) came = true;
+      };
+      const ask = () => world.send(echoPacket(ENDS, id, 1, Uint8Array.of(9, 7)));
+      ask();
+      world.until("an echo", () => came, ask);
+    });
+  }
+
+  forwardedUdp(): void {
+    const { world } = this;
+    this.#step("UDP forwarded", () => {
+      const host = new HostUdp(LOOPBACK);
+      try {
+        world.other = (frame) => {
+          if (frame[23] !== 17 || (frame[36] << 8 | frame[37]) !== 8080) return;
+          const port = frame[34] << 8 | frame[35];
+          world.send(udpPacket(ENDS, 8080, port, frame.slice(42)));
+        };
+        const ask = () => host.send(pattern(100), LOOPBACK, world.forwardedUdp);
+        ask();
+        world.until("an answer", () => host.receive() !== undefined, ask);
+      } finally {
+        host.close();
+      }
+    });
+  }
+
+  tcp(): void {
+    this.#step("TCP", () => {
+      const listener = new HostListener();
+      try {
+        const flow = this.#connectTcp(listener.port);
+        let host: HostTcp | undefined;
+        this.#untilTcp("a connection", flow, () => {
+          host ??= listener.accept();
+          return host !== undefined && flow.established;
+        });
+        this.#roundTrip(flow, host!, true);
+      } finally {
+        listener.close();
+      }
+    });
+  }
+
+  #connectTcp(port: number): GuestTcp {
+    const flow = new GuestTcp(this.world.send, ENDS, this.#port++, port);
+    this.world.tcp.set(flow.port, flow);
+    return flow;
+  }
+
+  #untilTcp(what: string, flow: GuestTcp, done: () => boolean): void {
+    const told = this.world.other;
+    // An ICMP error tells the guest as well that there is no connection to be had.
+    this.world.other = (frame) => {
+      if (frame[23] === 1 && frame[34] === 3 && !flow.established) flow.reset = true;
+    };
+    this.world.until(what, () => flow.reset || done());
+    this.world.other = told;
+    if (flow.reset) throw new Failed("reset");
+  }
+
+  /** Bytes to the host and back; then, if it is to `end`, FIN both ways. */
+  #roundTrip(flow: GuestTcp, host: HostTcp, end: boolean): void {
+    const sent = flow.back.length;
+    const data = pattern(sent + LENGTH).slice(sent);
+    let ended = false;
+    const echo = (): void => {
+      for (;;) {
+        const got = host.receive();
+        if (!(got instanceof Uint8Array)) {
+          if (got !== "end") flow.reset = true;
+          else if (!ended) host.shutdown();
+          ended = true;
+          return;
+        }
+        if (got.length === 0) return;
+        host.send(got);
+      }
+    };
+    try {
+      flow.send(data);
+      this.#untilTcp("what was sent", flow, () => {
+        echo();
+        return flow.back.length === sent + LENGTH;
+      });
+      const right = flow.back.every((byte, i) => byte === pattern(1, i)[0]);
+      if (!right) throw new Error("other bytes came than were sent");
+      if (!end) return;
+      flow.finish();
+      this.#untilTcp("FIN", flow, () => {
+        echo();
+        return flow.ended && flow.finished;
+      });
+    } catch (error) {
+      end = true;
+      throw error;
+    } finally {
+      if (end) {
+        host.close();
+        this.world.tcp.delete(flow.port);
+      }
+    }
+  }
+
+  forwardedTcp(): void {
+    const { world } = this;
+    this.#step("TCP forwarded", () => {
+      const host = HostTcp.connect(LOOPBACK, world.forwardedTcp);
+      let flow: GuestTcp | undefined;
+      const note = (frame: Uint8Array) => {
+        const segment = segmentOf(frame);
+        if (segment?.flags !== "S" || segment.toPort !== 8080) return;
+        flow = new GuestTcp(world.send, ENDS, 8080, segment.fromPort, true);
+        world.tcp.set(8080, flow);
+        flow.take(segment);
+      };
+      world.other = note;
+      try {
+        world.until("a forwarded connection", () => {
+          const got = host.receive();
+          if (!(got instanceof Uint8Array) && got !== 107) throw new Failed("reset");
+          return flow?.established === true;
+        });
+      } catch (error) {
+        host.close();
+        throw error;
+      }
+      this.#roundTrip(flow!, host, true);
+    });
+  }
+
+  /** The guest reboots: its driver resets the device, and starts it again. */
+  reset(): void {
+    const { world } = this;
+    this.#step("reset", () => {
+      world.stop();
+      world.renew();
+      world.start();
+    });
+  }
+
+  /** The guest leaves with a connection, arrives here again, and goes on. */
+  move(): void {
+    const { world } = this;
+    let listener = new HostListener();
+    let host: HostTcp | undefined;
+    let flow: GuestTcp | undefined;
+    const talk = () => {
+      if (flow?.reset === true) {
+        flow = undefined;
+        throw new Failed("reset");
+      }
+      if (flow !== undefined && host !== undefined) {
+        return this.#roundTrip(flow, host, false);
+      }
+      host?.close();
+      host = undefined;
+      listener.close(); // what failed may wait there
+      listener = new HostListener();
+      flow = this.#connectTcp(listener.port);
+      this.#untilTcp("a connection", flow, () => {
+        host ??= listener.accept();
+        return host !== undefined && flow!.established;
+      });
+      return this.#roundTrip(flow, host!, false);
+    };
+    try {
+      this.#step("TCP before a move", talk);
+      this.#step("move", () => this.#leaveAndArrive());
+      this.#step("TCP after a move", talk);
+    } finally {
+      host?.close();
+      listener.close();
+      if (flow !== undefined) world.tcp.delete(flow.port);
+    }
+  }
+
+  #leaveAndArrive(): void {
+    const { world } = this;
+    world.stop();
+    const stream = this.#save();
+    if (stream === undefined) {
+      world.start();
+      throw new Failed("not moved");
+    }
+    world.hangUp();
+    world.connect();
+    if (!this.#load(stream)) {
+      // The hypervisor gives up, and the guest goes on at its source, which is gone here.
+      world.hangUp();
+      throw new Failed("not moved");
+    }
+    world.start();
+  }
+
+  #save(): Uint8Array<ArrayBuffer> | undefined {
+    const { world } = this;
+    const [reading, writing] = createPipe();
+    setNonBlocking(reading);
+    let accepted = false;
+    try {
+      accepted = world.transfer(SAVE, writing);
+    } finally {
+      close(writing);
+      if (!accepted) close(reading);
+    }
+    if (!accepted) return undefined;
+    const stream = new Uint8Array(1 << 18);
+    let filled = 0;
+    try {
+      world.until("the state", () => {
+        const count = readSome(reading, stream.subarray(filled));
+        if (count > 0) filled += count;
+        return count === 0;
+      });
+    } finally {
+      close(reading);
+    }
+    return world.check() === 0 ? stream.subarray(0, filled) : undefined;
+  }
+
+  #load(stream: Uint8Array<ArrayBuffer>): boolean {
+    const { world } = this;
+    const [reading, writing] = createPipe();
+    setNonBlocking(writing);
+    let accepted = false;
+    try {
+      accepted = world.transfer(LOAD, reading);
+      for (let i = 0, sent = 0; accepted && sent < stream.length && i < 100; i++) {
+        sent += Math.max(0, writeSome(writing, stream.subarray(sent)));
+        world.turn();
+      }
+    } finally {
+      close(reading);
+      close(writing);
+    }
+    for (let i = 0; i < 5; i++) world.turn();
+    return accepted && world.check() === 0;
+  }
+}
+
+function outcomeOf(error: unknown): Outcome {
+  if (error instanceof StartError) return "start refused";
+  if (error instanceof Refused) return "refused";
+  if (error instanceof Gone) return "closed";
+  if (error instanceof Failed) return error.outcome;
+  throw error;
+}
+
+/** Lives through all steps; what failed on the way. @throws {Error} a finding */
+export function live(injector: Injector, after: () => void): Report {
+  let world: FaultWorld;
+  try {
+    world = new FaultWorld(injector);
+  } catch (error) {
+    return { start: outcomeOf(error) };
+  }
+  const life = new Life(world);
+  try {
+    try {
+      world.open();
+    } catch (error) {
+      life.report.start = outcomeOf(error);
+      return life.report;
+    }
+    life.connect();
+    life.arp();
+    life.udp();
+    life.unreachable();
+    life.ping();
+    life.forwardedUdp();
+    life.tcp();
+    life.forwardedTcp();
+    life.reset();
+    life.move();
+    after();
+    // The next frontend is served as if nothing had been.
+    const { report } = life;
+    const before = JSON.stringify(report);
+    world.hangUp();
+    life.connect();
+    life.udp();
+    life.tcp();
+    if (JSON.stringify(report) !== before) {
+      throw new Error(`the next frontend is not served: ${JSON.stringify(report)}`);
+    }
+    world.hangUp();
+    if (world.flows !== 0) throw new Error(`${world.flows} flows without a guest`);
+    return report;
+  } finally {
+    world.close();
+  }
+}

@@ -1,0 +1,235 @@
+/**
+ * vuelo as a process has it, but turned by the test; its frontend and guest, the servers
+ * they talk to, and a clock that runs ahead while nothing happens.
+ */
+import { close, eventfdCreate, eventfdWrite } from "../../ffi/event.ts";
+import { Service, starting } from "../../src/app.ts";
+import type { Config } from "../../src/config.ts";
+import { GuestMemory } from "../../src/virtio/guest_memory.ts";
+import { flowConfig, ip, IP4 } from "../support/flow_config.ts";
+import { freePorts } from "../support/free_ports.ts";
+import { asU64, payload, region, state, u64, vringAddress } from "../support/frontend.ts";
+import { GuestRam, type GuestRing, MockDriver } from "../support/mock_driver.ts";
+import { GuestTcp, segmentOf } from "./guest_tcp.ts";
+import type { Injector } from "./injector.ts";
+import { Gone, Peer } from "./peer.ts";
+
+const RAM = { address: 0x10_0000, size: 0x80_0000 };
+const USER = 0x7f00_0000_0000;
+/** REPLY_ACK, RESET_DEVICE, STATUS, DEVICE_STATE. */
+const PROTOCOL = 2 ** 3 + 2 ** 13 + 2 ** 16 + 2 ** 19;
+/** MRG_RXBUF, protocol features, VERSION_1. */
+const FEATURES = 2 ** 15 + 2 ** 30 + 2 ** 32;
+const STEP_MS = 200;
+/** Rounds without anything that happens after which what is waited for never comes. */
+const PATIENCE = 800;
+/** So often in that time the guest sends again what has had no answer. */
+const AGAIN = 40;
+
+export const ENDS = { from: IP4.address, to: IP4.gateway };
+export const LOOPBACK = ip("127.0.0.1");
+
+/** A request of the frontend was answered with an error. */
+export class Refused extends Error {
+  override readonly name = "Refused";
+}
+
+// Addresses of guest memory are never given back: all worlds use the same.
+let ours: GuestMemory | undefined;
+let theirs: GuestMemory | undefined;
+const realNow = performance.now.bind(performance);
+let ahead = 0;
+performance.now = () => realNow() + ahead;
+
+export class FaultWorld {
+  readonly service: Service;
+  readonly forwardedTcp: number;
+  readonly forwardedUdp: number;
+  readonly #folder = Deno.makeTempDirSync({ prefix: "vuelo-faults-" });
+  readonly #path = `${this.#folder}/socket`;
+  readonly #ram: GuestRam;
+  readonly #fds: number[] = [];
+  #driver: MockDriver;
+  #kicks: number[] = [];
+  peer: Peer | undefined;
+  readonly tcp = new Map<number, GuestTcp>();
+  /** Frames that are not of these connections. */
+  other: (frame: Uint8Array) => void = () => {};
+
+  constructor(readonly injector: Injector, changes: Partial<Config> = {}) {
+    [this.forwardedTcp, this.forwardedUdp] = [freePorts(1), freePorts(1)];
+    const rule = { address: LOOPBACK, weak: false };
+    const [tcp, udp] = [this.forwardedTcp, this.forwardedUdp];
+    const config = flowConfig({
+      socketPath: this.#path,
+      repairPath: "none",
+      runAs: { uid: 65534, gid: 65534 },
+      ra: false,
+      forwards: [
+        { ...rule, protocol: "tcp", first: tcp, last: tcp, guestFirst: 8080 },
+        { ...rule, protocol: "udp", first: udp, last: udp, guestFirst: 8080 },
+      ],
+      ...changes,
+    });
+    ours ??= new GuestMemory(2 ** 30);
+    theirs ??= new GuestMemory(2 ** 30);
+    const memory = ours;
+    this.#ram = new GuestRam(theirs, [RAM]);
+    this.#driver = new MockDriver(this.#ram);
+    const idle = { wants: () => false, round() {} };
+    const options = { memory, flows: 64, loopback: true };
+    this.service = injector.within(() =>
+      starting(() => new Service(config, options, idle))
+    );
+  }
+
+  open(): void {
+    this.injector.within(() => starting(() => this.service.open()));
+  }
+
+  turn(): void {
+    this.injector.within(() => this.service.turn());
+    this.#receive();
+  }
+
+  /** Turns until `done`; the guest asks again now and then, and time passes. */
+  until(what: string, done: () => boolean, again: () => void = () => {}): void {
+    for (let i = 1; !done(); i++) {
+      this.turn();
+      if (i > 20) ahead += STEP_MS;
+      if (i % AGAIN === 0) {
+        for (const flow of this.tcp.values()) flow.again();
+        again();
+      }
+      if (i > PATIENCE) throw new Error(`hang: ${what} does not come`);
+    }
+  }
+
+  /** Lets time pass. */
+  wait(ms: number): void {
+    for (const end = performance.now() + ms; performance.now() < end; ahead += STEP_MS) {
+      this.turn();
+    }
+  }
+
+  /** Connects, negotiates and starts the rings. @throws {Gone | Refused} */
+  connect(): void {
+    const peer = new Peer(this.#path, () => this.turn());
+    this.peer = peer;
+    this.#kicks = [];
+    this.#do(16, u64(PROTOCOL));
+    this.#do(2, u64(FEATURES));
+    const { address, size } = RAM;
+    const table = payload(["u64", 1], region(address, size, USER + address, 0));
+    this.#do(5, table, [this.#ram.fd]);
+  }
+
+  #do(request: number, bytes: Uint8Array, fds: readonly number[] = []): void {
+    const answer = this.peer!.do(request, new Uint8Array(bytes), fds);
+    if (answer !== 0) throw new Refused(`request ${request}`);
+  }
+
+  /** The guest's driver begins anew. */
+  renew(): void {
+    this.#ram.seek(RAM.address);
+    this.#ram.bytes(RAM.address, 0x2_0000).fill(0);
+    this.#driver = new MockDriver(this.#ram);
+    this.#driver.post(100, 2048);
+    // Connections of a guest that has rebooted are gone.
+    for (const flow of this.tcp.values()) flow.reset = true;
+    this.tcp.clear();
+  }
+
+  start(): void {
+    for (const [index, ring] of [this.#driver.rx, this.#driver.tx].entries()) {
+      this.#startRing(index, ring);
+    }
+    for (const fd of this.#kicks) eventfdWrite(fd);
+  }
+
+  #startRing(index: number, ring: GuestRing): void {
+    const place = (view: DataView) =>
+      USER + RAM.address + view.byteOffset - this.#ram.memory.translate(RAM.address, 1);
+    this.#do(8, state(index, ring.size));
+    this.#do(10, state(index, ring.used.getUint16(2, true)));
+    const { descriptors, available, used } = ring;
+    this.#do(9, vringAddress(index, place(descriptors), place(used), place(available)));
+    this.#do(13, u64(index), [this.#event()]);
+    this.#kicks[index] = this.#event();
+    this.#do(12, u64(index), [this.#kicks[index]]);
+    this.#do(18, state(index, 1));
+  }
+
+  #event(): number {
+    const fd = eventfdCreate();
+    this.#fds.push(fd);
+    return fd;
+  }
+
+  /** GET_VRING_BASE of both rings. */
+  stop(): void {
+    for (const index of [0, 1]) this.peer!.ask(11, new Uint8Array(state(index, 0)));
+    this.#kicks = [];
+  }
+
+  /** SET_DEVICE_STATE_FD; false if it is refused. */
+  transfer(direction: number, fd: number): boolean {
+    const words = new Uint8Array(payload(["u32", direction], ["u32", 0]));
+    const reply = this.peer!.ask(42, words, [fd]);
+    for (const other of reply.fds) close(other);
+    return (asU64(reply.payload) & 0xff) === 0;
+  }
+
+  /** CHECK_DEVICE_STATE: 0 or an error. */
+  check(): number {
+    return this.peer!.do(43);
+  }
+
+  hangUp(): void {
+    this.peer?.close();
+    this.peer = undefined;
+    for (let i = 0; i < 20; i++) this.turn();
+    for (const fd of this.#fds.splice(0)) close(fd);
+  }
+
+  /** The guest sends a frame. */
+  readonly send = (frame: Uint8Array): void => {
+    this.#driver.send(frame);
+    if (this.#kicks.length === 2) eventfdWrite(this.#kicks[1]);
+  };
+
+  #receive(): void {
+    if (this.#kicks.length < 2) return;
+    this.#driver.sent();
+    const frames = this.#driver.receive();
+    if (frames.length === 0) return;
+    this.#driver.post(frames.length, 2048);
+    eventfdWrite(this.#kicks[0]);
+    for (const { frame } of frames) {
+      const segment = segmentOf(frame);
+      const flow = segment && this.tcp.get(segment.toPort);
+      if (segment !== undefined && flow !== undefined) flow.take(segment);
+      else this.other(frame);
+    }
+  }
+
+  /** Flows that the guest has. */
+  get flows(): number {
+    return this.service.guest.device.path.table.count;
+  }
+
+  close(): void {
+    this.peer?.close();
+    for (const fd of this.#fds) close(fd);
+    // Sockets that are kept for flows to come end with the process; here, before.
+    const { tcp } = this.service.guest.device.path;
+    for (let i = 0; i < 20 && tcp.idles; i++) this.turn();
+    tcp.setPeekOffset(true);
+    this.injector.within(() => this.service.close());
+    this.service.guest.epoll.close();
+    this.#ram.close();
+    Deno.removeSync(this.#folder, { recursive: true });
+  }
+}
+
+export { Gone };
