@@ -122,11 +122,15 @@ export class FolderHelper {
         return false;
       }
       const connection = new Connection(fd, path);
+      if (!this.#epoll.tryAdd(connection.fd, EPOLLIN | EPOLLRDHUP, connection.fd)) {
+        const error = new SyscallError(`watching ${path}`);
+        connection.close();
+        throw error;
+      }
       place.connection = connection;
       place.connectedAt = now;
       place.refusedSince = undefined;
       this.#connected.set(connection.fd, place);
-      this.#epoll.add(connection.fd, EPOLLIN | EPOLLRDHUP, connection.fd);
       log.info(`repair: connected to ${path}`);
       return true;
     } catch (error) {

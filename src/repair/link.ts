@@ -2,7 +2,7 @@
  * The socket at which vuelo, that itself has no rights, waits for the privileged helper:
  * `vuelo repair` or passt-repair.
  */
-import { Errno, SyscallError } from "../../ffi/errno.ts";
+import { Errno, errno, errnoName, SyscallError } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
 import type { Config } from "../config.ts";
 import { StartError } from "../errors.ts";
@@ -83,7 +83,11 @@ export class RepairLink implements RepairSwitch {
       if (fd === NO_FD) return;
       if (this.#helper === null) {
         this.#helper = new RemoteHelper(fd);
-        this.#epoll.add(fd, EPOLLIN | EPOLLRDHUP, 0);
+        if (!this.#epoll.tryAdd(fd, EPOLLIN | EPOLLRDHUP, 0)) {
+          this.#log.warn(this.#about(`cannot be watched (${errnoName(errno())})`));
+          this.#drop();
+          return;
+        }
         this.#log.info(this.#about("connected"));
       } else {
         close(fd);

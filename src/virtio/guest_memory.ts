@@ -389,10 +389,7 @@ export class GuestMemory {
     return at + length + ALIGNMENT <= this.size ? at : -1;
   }
 
-  /**
-   * Where the kernel refuses (it has no memory for one more mapping), the memory stays
-   * until something else is mapped there; nothing leads to it any more.
-   */
+  /** Where the kernel refuses, for want of memory, it stays; nothing leads to it any more. */
   #unmap(mapping: Mapping): void {
     try {
       unmap(this.base + mapping.mapAt, mapping.mapLength);

@@ -2,14 +2,14 @@
  * Lives of a guest in which calls of libc fail: the short form of `deno task faults`. What
  * may become of them is stated in stated.ts, and in docs/security/faults.md.
  */
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
 
 const injector = Injector.install();
 const { Errno } = await import("../../ffi/errno.ts");
 const { FAULTS, faultName } = await import("./errors.ts");
-const { live } = await import("./scenario.ts");
+const { live, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { log } = await import("../../src/log.ts");
 
@@ -37,7 +37,9 @@ const FOUND: readonly [
 ][] = [
   [/^epoll_create1 .*guest_service/, Errno.EMFILE, { start: "start refused" }],
   [/^mmap by Arena at src\/flow\/udp_send/, Errno.ENOMEM, { start: "start refused" }],
-  [/^epoll_ctl by Epoll.add at src\/app/, Errno.ENOSPC, { start: "start refused" }],
+  [/^epoll_ctl by Epoll.add at src\/vhost_user\/listener/, Errno.ENOSPC, {
+    start: "start refused",
+  }],
   [/^epoll_ctl .*guest_service/, Errno.ENOSPC, { connect: "closed" }],
   [/^sendmsg .*channel/, Errno.EINTR, {}],
   [/^epoll_ctl .*forward\.ts/, Errno.ENOMEM, {}],
@@ -63,6 +65,14 @@ for (const [pattern, fault, report] of FOUND) {
     }
   });
 }
+
+Deno.test("found: a repair helper that cannot be watched is sent away", () => {
+  const calls = [...survey(injector, liveWithHelper).values()];
+  const site = calls.find(({ site }) => /^epoll_ctl by Epoll.tryAdd .*link/.test(site));
+  assert(site !== undefined, "no such call");
+  const result: unknown = once(injector, liveWithHelper, site, Errno.ENOSPC, 1);
+  assertEquals(result, { "repair helper": "closed" });
+});
 
 Deno.test("lives in which calls fail at random", () => {
   for (let seed = 1; seed <= 12; seed++) {

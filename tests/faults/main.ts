@@ -8,7 +8,7 @@ import { Injector } from "./injector.ts";
 
 const injector = Injector.install();
 const { FAULTS, faultName } = await import("./errors.ts");
-const { live } = await import("./scenario.ts");
+const { live, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { log } = await import("../../src/log.ts");
 
@@ -30,19 +30,22 @@ function tell(result: Awaited<ReturnType<typeof once>>, what: string): void {
 }
 
 log.configure({ level: "error", size: 0 });
-const sites = survey(injector, live);
+const known = new Set<string>();
 let lives = 0;
-for (const site of sites.values()) {
-  if (!site.site.includes(words)) continue;
-  for (const fault of FAULTS[site.name]) {
-    for (const nth of new Set([1, site.calls])) {
-      const what = `${site.site}: ${faultName(fault)}, call ${nth}`;
-      tell(once(injector, live, site, fault, nth), what);
-      lives++;
+for (const living of [live, liveWithHelper]) {
+  for (const site of survey(injector, living).values()) {
+    if (known.has(site.site) || !site.site.includes(words)) continue;
+    known.add(site.site);
+    for (const fault of FAULTS[site.name]) {
+      for (const nth of new Set([1, site.calls])) {
+        const what = `${site.site}: ${faultName(fault)}, call ${nth}`;
+        tell(once(injector, living, site, fault, nth), what);
+        lives++;
+      }
     }
   }
 }
-console.log(`${sites.size} call sites: ${lives} lives with one fault`);
+console.log(`${known.size} call sites: ${lives} lives with one fault`);
 for (let seed = 1; seed <= seeds; seed++) {
   tell(storm(injector, live, seed, PROBABILITY), `seed ${seed}`);
 }

@@ -6,7 +6,7 @@ import { asU64, payload, type Reply } from "../support/frontend.ts";
 const HEADER = 12;
 const NEED_REPLY = 0x9;
 /** Turns within which an answer comes. */
-const PATIENCE = 50;
+const PATIENCE = 200;
 
 /** What became of a request: its 64-bit answer, or the connection's end. */
 export class Gone extends Error {

@@ -12,6 +12,7 @@ import {
   openSocket,
   SOCK_DGRAM,
 } from "../../ffi/socket.ts";
+import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
 import { StartError } from "../../src/errors.ts";
 import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, HostTcp } from "../support/host_tcp.ts";
@@ -19,7 +20,6 @@ import { HostUdp } from "../support/host_udp.ts";
 import { sealed } from "../support/dhcp.ts";
 import { arpRequest, GuestTcp, pattern, segmentOf } from "./guest_tcp.ts";
 import { ENDS, FaultWorld, Gone, LOOPBACK, Refused } from "./world.ts";
-import type { Injector } from "./injector.ts";
 
 /** How a step ended. */
 export type Outcome =
@@ -39,7 +39,7 @@ export type Outcome =
 /** Steps that did not just succeed. */
 export type Report = Record<string, Outcome>;
 
-const TRIES = 8;
+const TRIES = 40;
 const LENGTH = 6000;
 const SAVE = 0;
 const LOAD = 1;
@@ -65,7 +65,7 @@ class Failed extends Error {
   }
 }
 
-class Life {
+export class Life {
   readonly report: Report = {};
   #port = 40000;
 
@@ -314,6 +314,21 @@ class Life {
     });
   }
 
+  /** A repair helper comes and goes; it has nothing to do. */
+  helper(path: string): void {
+    const { world } = this;
+    this.#step("repair helper", () => {
+      const fd = connectUnix(path);
+      try {
+        for (let i = 0; i < 5; i++) world.turn();
+        if (isHungUp(fd)) throw new Failed("closed");
+      } finally {
+        close(fd);
+        for (let i = 0; i < 5; i++) world.turn();
+      }
+    });
+  }
+
   /** The guest reboots: its driver resets the device, and starts it again. */
   reset(): void {
     const { world } = this;
@@ -424,55 +439,11 @@ class Life {
   }
 }
 
-function outcomeOf(error: unknown): Outcome {
+/** How a step ended that threw. @throws what is no stated outcome */
+export function outcomeOf(error: unknown): Outcome {
   if (error instanceof StartError) return "start refused";
   if (error instanceof Refused) return "refused";
   if (error instanceof Gone) return "closed";
   if (error instanceof Failed) return error.outcome;
   throw error;
-}
-
-/** Lives through all steps; what failed on the way. @throws {Error} a finding */
-export function live(injector: Injector, after: () => void): Report {
-  let world: FaultWorld;
-  try {
-    world = new FaultWorld(injector);
-  } catch (error) {
-    return { start: outcomeOf(error) };
-  }
-  const life = new Life(world);
-  try {
-    try {
-      world.open();
-    } catch (error) {
-      life.report.start = outcomeOf(error);
-      return life.report;
-    }
-    life.connect();
-    life.arp();
-    life.udp();
-    life.unreachable();
-    life.ping();
-    life.forwardedUdp();
-    life.tcp();
-    life.forwardedTcp();
-    life.reset();
-    life.move();
-    after();
-    // The next frontend is served as if nothing had been.
-    const { report } = life;
-    const before = JSON.stringify(report);
-    world.hangUp();
-    life.connect();
-    life.udp();
-    life.tcp();
-    if (JSON.stringify(report) !== before) {
-      throw new Error(`the next frontend is not served: ${JSON.stringify(report)}`);
-    }
-    world.hangUp();
-    if (world.flows !== 0) throw new Error(`${world.flows} flows without a guest`);
-    return report;
-  } finally {
-    world.close();
-  }
 }

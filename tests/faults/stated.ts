@@ -14,6 +14,7 @@ const TEMPORARY: readonly Fault[] = [SHORT, Errno.EAGAIN, Errno.EINTR];
 const STATED: Readonly<Record<string, readonly Outcome[]>> = {
   "start": ["start refused"],
   "connect": ["refused", "closed"],
+  "repair helper": ["closed"],
   "reset": ["refused", "closed"],
   "TCP": ["reset"],
   "TCP forwarded": ["reset"],

@@ -21,6 +21,7 @@ const PROTOCOL = 2 ** 3 + 2 ** 13 + 2 ** 16 + 2 ** 19;
 /** MRG_RXBUF, protocol features, VERSION_1. */
 const FEATURES = 2 ** 15 + 2 ** 30 + 2 ** 32;
 const STEP_MS = 200;
+const ASKING_MS = 20;
 /** Rounds without anything that happens after which what is waited for never comes. */
 const PATIENCE = 800;
 /** So often in that time the guest sends again what has had no answer. */
@@ -114,7 +115,10 @@ export class FaultWorld {
 
   /** Connects, negotiates and starts the rings. @throws {Gone | Refused} */
   connect(): void {
-    const peer = new Peer(this.#path, () => this.turn());
+    const peer = new Peer(this.#path, () => {
+      this.turn();
+      ahead += ASKING_MS;
+    });
     this.peer = peer;
     this.#kicks = [];
     this.#do(16, u64(PROTOCOL));

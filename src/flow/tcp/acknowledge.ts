@@ -127,7 +127,10 @@ export function watchForSpace(t: TcpShared, flow: number, fd: number): void {
 /** The event of {@link watchForSpace} comes once for each call. */
 function rearm(t: TcpShared, flow: number, fd: number): void {
   const { epoll, table } = t.context;
-  epoll.modify(fd, TCP_EVENTS, eventData(EventKind.tcp, flow), table.generation(flow));
+  const data = eventData(EventKind.tcp, flow);
+  if (epoll.tryModify(fd, TCP_EVENTS, data, table.generation(flow))) return;
+  t.mark(flow, TcpFlow.failed); // nothing would tell when there is space
+  t.pushReady(flow);
 }
 
 /**

@@ -1,0 +1,72 @@
+/** Whole lives of a guest, which end as they began. */
+import type { Config } from "../../src/config.ts";
+import type { Injector } from "./injector.ts";
+import { Life, outcomeOf, type Report } from "./scenario.ts";
+import { FaultWorld } from "./world.ts";
+
+/** Lives through all steps; what failed on the way. @throws {Error} a finding */
+export function live(injector: Injector, after: () => void): Report {
+  return within(injector, after, {}, (life) => {
+    life.connect();
+    life.arp();
+    life.udp();
+    life.unreachable();
+    life.ping();
+    life.forwardedUdp();
+    life.tcp();
+    life.forwardedTcp();
+    life.reset();
+    life.move();
+  });
+}
+
+/** The short life of a vuelo that has a repair helper. */
+export function liveWithHelper(injector: Injector, after: () => void): Report {
+  const repairPath = Deno.makeTempFileSync({ prefix: "vuelo-faults-" });
+  Deno.removeSync(repairPath);
+  return within(injector, after, { repairPath }, (life) => {
+    life.connect();
+    life.helper(repairPath);
+    life.udp();
+  });
+}
+
+function within(
+  injector: Injector,
+  after: () => void,
+  changes: Partial<Config>,
+  body: (life: Life) => void,
+): Report {
+  let world: FaultWorld;
+  try {
+    world = new FaultWorld(injector, changes);
+  } catch (error) {
+    return { start: outcomeOf(error) };
+  }
+  const life = new Life(world);
+  try {
+    try {
+      world.open();
+    } catch (error) {
+      life.report.start = outcomeOf(error);
+      return life.report;
+    }
+    body(life);
+    after();
+    // The next frontend is served as if nothing had been.
+    const { report } = life;
+    const before = JSON.stringify(report);
+    world.hangUp();
+    life.connect();
+    life.udp();
+    life.tcp();
+    if (JSON.stringify(report) !== before) {
+      throw new Error(`the next frontend is not served: ${JSON.stringify(report)}`);
+    }
+    world.hangUp();
+    if (world.flows !== 0) throw new Error(`${world.flows} flows without a guest`);
+    return report;
+  } finally {
+    world.close();
+  }
+}
