@@ -215,7 +215,12 @@ function takeAck(
     return false;
   }
   const progress = ack - words[at + TcpWord.ackFromGuest] | 0;
-  if (progress < 0) return true;
+  if (progress < 0) {
+    // Older than any window that the guest can have had (RFC 5961, section 5.2).
+    if (progress >= -(0xffff << (words[at + TcpWord.counts] & 0xff))) return true;
+    g.force = true;
+    return false;
+  }
   const before = words[at + TcpWord.windows] & 0xffff;
   words[at + TcpWord.windows] = (words[at + TcpWord.windows] & ~0xffff) | window;
   if (progress > 0) {

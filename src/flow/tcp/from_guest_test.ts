@@ -75,6 +75,17 @@ inWorld(
   },
 );
 
+inWorld(
+  "an acknowledgement older than any window is answered, its data ignored (RFC 5961, 5.2)",
+  (world) => {
+    const { guest, host } = world.connect();
+    guest.in("A", { seq: 1, ack: -(2 ** 30), data: pattern(10) });
+    assertEquals(guest.out(), ["A 1+0 1"]);
+    assertEquals(readAll(host).length, 0);
+    guest.finish(host);
+  },
+);
+
 inWorld("keep-alive probes are answered", (world) => {
   const { guest, host } = world.connect();
   guest.in("A", { seq: 0 });
