@@ -37,6 +37,7 @@ export function grant(path: string, { user, group }: SocketAccess): void {
   if (!others && group === undefined) return;
   const fd = pointTo(path);
   try {
+    if (fd === -1) throw new SyscallError("open()");
     // Whatever took the place of the socket meanwhile is nobody's to be given.
     const { isSocket, uid } = Deno.statSync(`/proc/self/fd/${fd}`);
     if (isSocket !== true || uid !== effectiveUser()) {

@@ -56,7 +56,9 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   epoll_pwait2: [EINTR, ENOSYS],
   epoll_wait: [EINTR],
   eventfd: DESCRIPTORS,
+  dup2: [EMFILE, EINTR],
   fchmod: [EPERM, EIO],
+  fchownat: [EPERM, EIO],
   fcntl: [EPERM, EINVAL],
   fstat: [ENOMEM, EIO],
   ftruncate: [EINTR, EIO, EINVAL],
@@ -76,6 +78,7 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   recv: RECEIVING,
   recvmmsg: RECEIVING,
   recvmsg: RECEIVING,
+  renameat2: [EACCES, EINVAL, ENOSPC],
   send: SENDING,
   sendmmsg: [...SENDING, ...ROUTED],
   sendmsg: [...SENDING, ...ROUTED],
@@ -92,6 +95,26 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   timerfd_settime: [EINVAL],
   write: [SHORT, EAGAIN, EINTR, EIO, ENOSPC, EPIPE],
 };
+
+/** What cannot fail, or only by a mistake of the caller; and what vuelo does not call. */
+export const UNFAILING = [
+  "__errno_location",
+  "clock_gettime",
+  "dup",
+  "execv",
+  "geteuid",
+  "getgrnam",
+  "getpagesize",
+  "getpwnam",
+  "getpwuid",
+  "getrlimit",
+  "if_nametoindex",
+  "munmap",
+  "openlog",
+  "readv",
+  "syslog",
+  "writev",
+];
 
 /** "short" or the name of an error. */
 export function faultName(fault: Fault): string {

@@ -3,12 +3,13 @@
  * may become of them is stated in stated.ts, and in docs/security/faults.md.
  */
 import { assert, assertEquals } from "@std/assert";
+import { RULES } from "../ffi_check/prototypes.ts";
 import { Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
 
 const injector = Injector.install();
 const { Errno } = await import("../../ffi/errno.ts");
-const { FAULTS, faultName } = await import("./errors.ts");
+const { FAULTS, faultName, UNFAILING } = await import("./errors.ts");
 const { live, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { log } = await import("../../src/log.ts");
@@ -41,6 +42,7 @@ const FOUND: readonly [
     start: "start refused",
   }],
   [/^epoll_ctl .*guest_service/, Errno.ENOSPC, { connect: "closed" }],
+  [/^open by pointTo .*socket_access/, Errno.EMFILE, { start: "start refused" }],
   [/^sendmsg .*channel/, Errno.EINTR, {}],
   [/^epoll_ctl .*forward\.ts/, Errno.ENOMEM, {}],
   [/^setsockopt .*tcp\/spare/, Errno.ENOMEM, undefined],
@@ -65,6 +67,13 @@ for (const [pattern, fault, report] of FOUND) {
     }
   });
 }
+
+Deno.test("of every function it is said how it may fail", () => {
+  const unsaid = Object.keys(RULES).filter((name) =>
+    !(name in FAULTS) && !UNFAILING.includes(name)
+  );
+  assertEquals(unsaid, [], "say so in tests/faults/errors.ts");
+});
 
 Deno.test("found: a repair helper that cannot be watched is sent away", () => {
   const calls = [...survey(injector, liveWithHelper).values()];

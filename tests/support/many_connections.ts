@@ -4,6 +4,7 @@ import { Epoll } from "../../ffi/event.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { queueLength, SIOCINQ } from "../../ffi/socket.ts";
 import { sendBytes } from "../../ffi/tcp_repair.ts";
+import { limitsOf } from "../../src/config.ts";
 import { DataPath } from "../../src/flow/datapath.ts";
 import { FLOW_WORDS } from "../../src/flow/table.ts";
 import { TcpState, TcpWord } from "../../src/flow/tcp/layout.ts";
@@ -131,7 +132,9 @@ export class ManyConnections {
 }
 
 function newPath(flows: number): DataPath {
-  return new DataPath(flowConfig(), memory, new Epoll(), flows);
+  // All of them are offered to the guest before it answers one.
+  const limits = limitsOf(undefined, { pendingTcp: flows });
+  return new DataPath(flowConfig({ limits }), memory, new Epoll(), flows);
 }
 
 function check(what: string, number: number): void {
