@@ -98,14 +98,14 @@ export type GivenLimits = { readonly [Name in keyof Limits]?: Limits[Name] | und
 
 /** The limits, of which those that are not given follow from the number of flows. */
 export function limitsOf(flows: number = 1 << 17, given: GivenLimits = {}): Limits {
-  const tcp = given.tcp ?? Math.max(1, Math.floor(flows * 3 / 4));
-  const udp = given.udp ?? Math.max(1, Math.floor(flows * 3 / 16));
+  const tcp = given.tcp ?? Math.max(1, Math.floor(flows * 13 / 16));
+  const udp = given.udp ?? Math.max(1, Math.floor(flows * 5 / 32));
   const half = (n: number) => Math.max(1, Math.min(HALF_OPEN, n >> 1));
   return {
     flows,
     tcp,
     udp,
-    ping: given.ping ?? Math.max(1, Math.floor(flows / 16)),
+    ping: given.ping ?? Math.max(1, Math.floor(flows / 32)),
     halfOpen: given.halfOpen ?? half(tcp),
     pendingTcp: given.pendingTcp ?? half(tcp),
     pendingUdp: given.pendingUdp ?? half(udp),

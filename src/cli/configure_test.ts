@@ -79,10 +79,10 @@ Deno.test("limits follow from the number of flows, unless they are given", () =>
   const small = config(["--max-flows", "1000", "--max-pending=7", "--max-sockets=9"]);
   assertEquals(small.limits, {
     flows: 1000,
-    tcp: 750,
-    udp: 187,
-    ping: 62,
-    halfOpen: 375,
+    tcp: 812,
+    udp: 156,
+    ping: 31,
+    halfOpen: 406,
     pendingTcp: 7,
     pendingUdp: 7,
     sockets: 9,

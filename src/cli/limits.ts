@@ -18,19 +18,19 @@ export const LIMIT_OPTIONS = [
     name: "max-tcp",
     argument: "N",
     group: "Limits",
-    help: ["TCP connections; default: three quarters of --max-flows"],
+    help: ["TCP connections; default: 13/16 of --max-flows"],
   },
   {
     name: "max-udp",
     argument: "N",
     group: "Limits",
-    help: ["UDP flows; default: three sixteenths"],
+    help: ["UDP flows; default: 5/32"],
   },
   {
     name: "max-ping",
     argument: "N",
     group: "Limits",
-    help: ["Ping flows; default: one sixteenth"],
+    help: ["Ping flows; default: 1/32"],
   },
   {
     name: "max-half-open",

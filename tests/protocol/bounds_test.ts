@@ -1,6 +1,9 @@
 /** Bounds of a vuelo with two threads, as a guest with two queue pairs meets them. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { parseAddress } from "../../src/wire/address.ts";
+import { close } from "../../ffi/event.ts";
+import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
+import { u64 } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
 import { LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
@@ -21,23 +24,25 @@ const textOf = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 function withTwoPairs(
   name: string,
   args: readonly string[],
-  body: (driver: QueueDriver) => Promise<void>,
+  body: (driver: QueueDriver, path: string) => Promise<void>,
+  before: readonly string[] = [],
 ): void {
   Deno.test({
     name,
     sanitizeOps: false,
     sanitizeResources: false,
     fn: () =>
-      QueueDriver.run([...ARGS, ...args], async (driver) => {
+      QueueDriver.run([...ARGS, ...args], async (driver, _, path) => {
         await driver.setUp(2);
-        await body(driver);
-      }),
+        await body(driver, path);
+      }, before),
   });
 }
 
 /** Sends words from a port of the guest on a pair. */
 function send(driver: QueueDriver, host: HostUdp, pair: number, port: number): void {
   const words = bytesOf(`${port}`);
+  driver.pairs[pair].driver.sent(); // its descriptors can be used again
   driver.send(pair, udpPacket(ENDS, port, host.port, words));
 }
 
@@ -109,3 +114,36 @@ withTwoPairs("sockets of both threads stop short of the limit", [
   assertMatch(driver.process.output, said);
   host.close();
 });
+
+const FEW = 400;
+
+withTwoPairs(
+  "flows leave descriptors for the frontend, a helper and what they send",
+  [],
+  async (driver, path) => {
+    const host = new HostUdp(LOOPBACK4);
+    const said = () => /\d+ sockets are all there may be/.test(driver.process.output);
+    for (let port = 4001; !said(); port++) {
+      if (port > 4000 + FEW) throw new Error("more flows than descriptors");
+      send(driver, host, 0, port);
+      send(driver, host, 0, 4000);
+      const all = await heard(host, 4000);
+      if (!all.includes(`${port}`)) await until("the log tells", said);
+    }
+    await driver.share();
+    for (const index of [0, 1, 2, 3]) await driver.do(13, u64(index), [driver.event()]);
+    const second = connectUnix(path);
+    await until("a second frontend is told to go", () => isHungUp(second));
+    const helper = connectUnix(`${path}.repair`);
+    await until(
+      "the helper is taken",
+      () =>
+        driver.process.output.includes(`repair helper (process ${Deno.pid}) connected`),
+    );
+    send(driver, host, 0, 4000);
+    assertEquals(await heard(host, 4000), ["4000"]);
+    [second, helper].forEach(close);
+    host.close();
+  },
+  ["prlimit", `--nofile=${FEW}:${FEW}`, "--"],
+);

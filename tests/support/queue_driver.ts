@@ -168,15 +168,24 @@ export class QueueDriver {
     this.ram.close();
   }
 
-  /** Runs vuelo with these options, and `body` with a frontend of it. */
+  /**
+   * Runs vuelo with these options, and `body` with a frontend of it.
+   *
+   * @param before what starts vuelo, and changes its limits
+   */
   static async run(
     args: readonly string[],
-    body: (driver: QueueDriver, connect: () => QueueDriver) => Promise<void>,
+    body: (
+      driver: QueueDriver,
+      connect: () => QueueDriver,
+      path: string,
+    ) => Promise<void>,
+    before: readonly string[] = [],
   ): Promise<void> {
     await inFolder(async (folder) => {
       const path = `${folder}/socket`;
       const [program, words] = vuelo(["-f", "-s", path, ...args]);
-      const process = new Process([program, ...words], {});
+      const process = new Process([...before, program, ...words], {});
       const opened: QueueDriver[] = [];
       const connect = () => {
         opened.push(new QueueDriver(process, Frontend.connect(path), memory));
@@ -187,7 +196,7 @@ export class QueueDriver {
           if (process.ended) throw new Error(process.output);
           return process.output.includes("Listening at");
         });
-        await body(connect(), connect);
+        await body(connect(), connect, path);
       } catch (error) {
         throw new Error(`${(error as Error).message}\n${process.output}`, {
           cause: error,
