@@ -1,9 +1,10 @@
 /** Who may connect to vuelo's sockets. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { Errno, errno } from "../../ffi/errno.ts";
 import { close } from "../../ffi/event.ts";
-import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
+import { connectUnix, isHungUp, receive, send } from "../../ffi/unix_socket.ts";
 import { background, inFolder, IS_ROOT, run } from "../support/cli.ts";
-import { Frontend } from "../support/frontend.ts";
+import { payload } from "../support/frontend.ts";
 import { until } from "../support/lab_process.ts";
 import { asUser } from "../support/other_user.ts";
 
@@ -28,16 +29,16 @@ async function serving(
 }
 
 /** Whether a frontend that has connected is answered, or else closed. */
-async function isServed(frontend: Frontend): Promise<boolean> {
-  frontend.send(GET_FEATURES);
-  let served: boolean | undefined;
+async function isServed(fd: number): Promise<boolean> {
+  send(fd, payload(["u32", GET_FEATURES], ["u32", 1], ["u32", 0]));
+  const reply = new Uint8Array(20);
+  let count = -1;
   await until("an answer, or the end", () => {
-    if (frontend.receive() !== null) served = true;
-    else if (frontend.ended) served = false;
-    return served !== undefined;
+    count = receive(fd, reply, []);
+    return count >= 0 || errno() !== Errno.EAGAIN;
   });
-  frontend.close();
-  return served === true;
+  close(fd);
+  return count === reply.length;
 }
 
 Deno.test("a group of one's own may connect: mode 0660, of both sockets", async () => {
@@ -46,11 +47,11 @@ Deno.test("a group of one's own may connect: mode 0660, of both sockets", async 
     for (const socket of [path, `${path}.repair`]) {
       assertEquals([modeOf(socket), Deno.lstatSync(socket).gid], [0o660, Deno.gid()]);
     }
-    assert(await isServed(Frontend.connect(path)));
+    assert(await isServed(connectUnix(path)));
   });
   await serving([], async (path) => {
     assertEquals([modeOf(path), modeOf(`${path}.repair`)], [0o600, 0o600]);
-    assert(await isServed(Frontend.connect(path)));
+    assert(await isServed(connectUnix(path)));
   });
   const wrong = await run([...FIXED, "--socket-group", "no-such-group"]);
   assertEquals(wrong.code, 2);
@@ -83,7 +84,7 @@ if (IS_ROOT) {
     await serving([], async (path, log) => {
       Deno.chmodSync(path, 0o666);
       Deno.chmodSync(`${path}.repair`, 0o666);
-      const others = () => asUser(OTHER, GROUP, [GROUP], () => Frontend.connect(path));
+      const others = () => asUser(OTHER, GROUP, [GROUP], () => connectUnix(path));
       assert(!await isServed(others()));
       assertMatch(
         log(),
@@ -93,7 +94,7 @@ if (IS_ROOT) {
       await until("the helper is closed", () => isHungUp(helper));
       close(helper);
       assertEquals(log().match(/refused a connection/g)?.length, 2);
-      assert(await isServed(Frontend.connect(path)));
+      assert(await isServed(connectUnix(path)));
     });
   });
 
@@ -102,7 +103,7 @@ if (IS_ROOT) {
       const { uid, gid } = Deno.lstatSync(path);
       assertEquals([modeOf(path), uid, gid], [0o660, 0, GROUP]);
       const member = (gid: number, groups: number[]) =>
-        asUser(OTHER, gid, groups, () => Frontend.connect(path));
+        asUser(OTHER, gid, groups, () => connectUnix(path));
       assert(await isServed(member(GROUP, [])));
       const many = Array.from({ length: 200 }, (_, i) => 60_000 + i);
       assert(await isServed(member(1, [...many, GROUP])));
@@ -118,9 +119,9 @@ if (IS_ROOT) {
         const { uid, gid } = Deno.lstatSync(socket);
         assertEquals([modeOf(socket), uid, gid], [0o600, OTHER, 0]);
       }
-      const own = () => asUser(OTHER, OTHER, [], () => Frontend.connect(path));
+      const own = () => asUser(OTHER, OTHER, [], () => connectUnix(path));
       assert(await isServed(own()));
-      assert(await isServed(Frontend.connect(path)));
+      assert(await isServed(connectUnix(path)));
     });
   });
 }
