@@ -14,6 +14,8 @@ const ARGS = [
 ];
 /** The engine's heap shall not grow for convenience: what grows then is kept for ever. */
 const HEAP = { DENO_V8_FLAGS: "--max-semi-space-size=1,--max-old-space-size=64" };
+/** Room for descriptors that a process may come to have, which the kernel doubles. */
+const ROOM = 256;
 /** An ARP request for 192.0.2.1 by 192.0.2.5, and what its answer begins with. */
 const ARP = "ffffffffffff52540012345608060001080006040001525400123456c0000205" +
   "000000000000c0000201";
@@ -25,7 +27,7 @@ const OFFER = /^525400123456.*63825363350102/;
 export interface Footprint {
   /** Memory of its own, in KiB: not what a guest shares. */
   readonly anonymous: number;
-  /** Open descriptors, or room for them where /proc does not let others look. */
+  /** Open descriptors; where /proc does not let others look, room for many of them. */
   readonly descriptors: number;
 }
 
@@ -67,7 +69,8 @@ export class Quarry {
     const status = Deno.readTextFileSync(`${folder}/status`);
     const number = (name: string) =>
       Number(new RegExp(`^${name}:\\s*(\\d+)`, "m").exec(status)?.[1]);
-    let descriptors = number("FDSize");
+    const room = number("FDSize");
+    let descriptors = room > ROOM ? room : 0;
     try {
       descriptors = [...Deno.readDirSync(`${folder}/fd`)].length;
     } catch {
