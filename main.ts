@@ -2,7 +2,7 @@
 import { raiseDescriptorLimit } from "./ffi/process.ts";
 import {
   isBackgroundChild,
-  reportReady,
+  prepareToReport,
   startInBackground,
 } from "./src/cli/background.ts";
 import { configure } from "./src/cli/configure.ts";
@@ -15,6 +15,7 @@ import { readFacts } from "./src/host/facts.ts";
 import { PidFile } from "./src/host/pid_file.ts";
 import { freeSocketPath } from "./src/host/socket_path.ts";
 import { log } from "./src/log.ts";
+import { describe } from "./src/sandbox/confine.ts";
 import { VERSION } from "./src/version.ts";
 
 const EXIT_FAILURE = 1;
@@ -30,6 +31,8 @@ const SUBCOMMANDS: Readonly<
   inspect: async (args) => (await import("./src/cli/inspect.ts")).inspectCommand(args),
   "migrate-check": async (args) =>
     (await import("./src/cli/migrate_check.ts")).migrateCheckCommand(args),
+  "sandbox-report": async (args) =>
+    (await import("./src/cli/sandbox_report.ts")).sandboxReportCommand(args),
   repair: async (args) => (await import("./src/repair/helper.ts")).repairCommand(args),
 };
 
@@ -64,12 +67,18 @@ async function main(): Promise<number> {
   for (const warning of warnings) log.warn(warning);
   log.debug(`at most ${raiseDescriptorLimit()} descriptors`);
   const pidFile = config.pidFile === undefined ? undefined : new PidFile(config.pidFile);
+  let report: (() => void) | undefined;
   const { run } = await import("./src/app.ts");
   return await run(config, {
-    ready: () => {
+    prepare: () => {
+      if (inBackground) report = prepareToReport(streams);
+    },
+    ready: (sandbox) => {
       pidFile?.write();
       for (const line of summary(config)) log.info(line);
-      if (inBackground) reportReady(streams);
+      if (sandbox.lacking.length === 0) log.info(describe(sandbox));
+      else log.warn(describe(sandbox));
+      report?.();
     },
   });
 }

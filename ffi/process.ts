@@ -118,11 +118,15 @@ export function descriptorLimit(): number {
   return Number(limit[0]);
 }
 
-/** Makes these descriptors refer to /dev/null. */
-export function replaceByNull(fds: readonly number[]): void {
-  const none = checked(sys.open(encoder.encode("/dev/null\0"), O_RDWR_CLOEXEC), "open()");
-  for (const fd of fds) checked(sys.dup2(none, fd), `dup2(${fd})`);
-  if (!fds.includes(none)) sys.close(none);
+/** /dev/null, open for reading and writing. */
+export function openNull(): number {
+  return checked(sys.open(encoder.encode("/dev/null\0"), O_RDWR_CLOEXEC), "open()");
+}
+
+/** Makes these descriptors refer to what `target` does, which is closed. */
+export function replaceBy(target: number, fds: readonly number[]): void {
+  for (const fd of fds) checked(sys.dup2(target, fd), `dup2(${fd})`);
+  if (!fds.includes(target)) sys.close(target);
 }
 
 /** Whether a program that is executed would have this descriptor, too. */

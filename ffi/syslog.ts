@@ -2,6 +2,8 @@
 import { rare } from "./libc.ts";
 
 const sys = rare({
+  /** void tzset(void) */
+  tzset: { parameters: [], result: "void" },
   /** void openlog(const char *ident, int option, int facility) */
   openlog: { parameters: ["buffer", "i32", "i32"], result: "void" },
   /** void syslog(int priority, const char *format, ...); here without arguments */
@@ -19,8 +21,9 @@ const encoder = new TextEncoder();
 /** libc keeps the pointer that it gets, so the name must never move or go. */
 const ident = encoder.encode("vuelo\0");
 
-/** Connects to the logger at once, while the process still may. */
+/** Connects to the logger and reads the time zone at once, while the process still may. */
 export function openSyslog(): void {
+  sys.tzset();
   sys.openlog(ident, LOG_PID | LOG_NDELAY, LOG_DAEMON);
 }
 

@@ -47,7 +47,11 @@ const WHOLE: readonly Stage[] = [
 ];
 
 /** The tests of the command line and those with guests run on the executable, too. */
-const COMMAND_LINE = ["tests/protocol/cli_test.ts", "tests/protocol/queues_test.ts"];
+const COMMAND_LINE = [
+  "tests/protocol/cli_test.ts",
+  "tests/protocol/queues_test.ts",
+  "tests/protocol/sandbox_test.ts",
+];
 const files = Deno.args.filter((word) => word.startsWith("tests/e2e"));
 /** All stages but binary have the addresses that libc gets checked. */
 const CHECK_ADDRESSES = "--check-addresses";

@@ -18,6 +18,7 @@ const LAYERS: readonly { readonly prefix: string; readonly layer: number }[] = [
   { prefix: "src/mesh/", layer: 2 },
   { prefix: "src/host/", layer: 2 },
   { prefix: "src/repair/", layer: 2 },
+  { prefix: "src/sandbox/", layer: 2 },
   { prefix: "src/services/", layer: 3 },
   { prefix: "src/flow/", layer: 3 },
   { prefix: "src/", layer: 4 },

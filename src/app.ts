@@ -13,6 +13,7 @@ import {
   type GuestServiceOptions,
 } from "./guest_service.ts";
 import { log } from "./log.ts";
+import { confine, type InForce } from "./sandbox/confine.ts";
 import { Rehearsal } from "./rehearsal/rehearsal.ts";
 import { openRepairLink, type RepairLink } from "./repair/link.ts";
 import { canRepair, OwnRepair } from "./repair/switch.ts";
@@ -22,8 +23,10 @@ import { Listener } from "./vhost_user/listener.ts";
 
 /** What the caller wants to know of a service that runs. */
 export interface Hooks {
+  /** The last chance to open something. */
+  prepare(): void;
   /** Everything that can fail at start is done; the socket is listening. */
-  ready(): void;
+  ready(sandbox: InForce): void;
 }
 
 const LISTENER = FIRST_FREE_INDEX;
@@ -45,6 +48,7 @@ export class Service {
   #repair: RepairLink | undefined;
   #listener: Listener | undefined;
   #served = false;
+  #bare = false;
   stopped = false;
 
   /** @param rehearsal what is done while nothing else happens */
@@ -94,7 +98,7 @@ export class Service {
     this.guest.forwarder.open();
     this.#repair = openRepairLink(this.#config);
     this.guest.device.path.bounds.setSockets(socketsFor(this.#config.queues));
-    dropPrivileges(this.#config);
+    this.#bare = dropPrivileges(this.#config);
     this.#chooseRepair();
   }
 
@@ -105,6 +109,19 @@ export class Service {
       this.guest.epoll.add(this.#repair.fd, EPOLLIN, data);
     }
     this.guest.move.repair = canRepair() ? new OwnRepair() : this.#repair;
+  }
+
+  /** Gives up all that serving does not need. @throws {StartError} */
+  confine(): InForce {
+    const { sandbox: mode, socketPath, foreground, logFile } = this.#config;
+    const toSyslog = !foreground && logFile === undefined;
+    const sockets = [socketPath, this.#repair?.path].filter((path) => path !== undefined);
+    return confine({
+      mode,
+      makers: toSyslog ? ["service", "syslog"] : ["service"],
+      sockets,
+      capabilities: this.#bare,
+    });
   }
 
   #capture(path: string): void {
@@ -201,7 +218,8 @@ export async function run(config: Config, hooks: Hooks): Promise<number> {
   await service.loadThreads();
   starting(() => service.open());
   await service.startThreads();
-  hooks.ready();
+  hooks.prepare();
+  hooks.ready(service.confine());
   log.limit(config.logRate ?? 0);
   let last = performance.now();
   while (!service.stopped) {

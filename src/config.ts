@@ -68,6 +68,9 @@ export type OffloadName =
   | "guest-ecn"
   | "mrg-rxbuf";
 
+/** --sandbox: how much of the sandbox must be had, see sandbox/confine.ts. */
+export type SandboxMode = "strict" | "default" | "none";
+
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 
 /** How much of everything there may be, in the whole process. */
@@ -163,6 +166,7 @@ export interface Config {
   };
   /** --socket-group: number of a group whose members may connect. */
   readonly socketGroup?: number;
+  readonly sandbox: SandboxMode;
   /** --repair-path; "none" switches it off. */
   readonly repairPath?: string;
   readonly migrateFormat: StateFormat;

@@ -91,7 +91,6 @@ function fileSink(file: LogFile): Sink {
 }
 
 function syslogSink(): Sink {
-  openSyslog();
   return (record) =>
     writeSyslog(SEVERITY[record.level] ?? SyslogSeverity.error, text(record));
 }
@@ -200,6 +199,11 @@ class Log {
     this.#rank = RANK[level];
     this.#toFile = true;
     this.#use((record) => take(record.level as LogLevel, String(record.rawMessage)));
+  }
+
+  /** Connects to the system's logger, if lines are to go there. */
+  prepareToLeaveTerminal(): void {
+    if (!this.#toFile) openSyslog();
   }
 
   /** The process leaves its terminal: what would go there goes to the system's logger. */

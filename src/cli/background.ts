@@ -7,7 +7,7 @@
  * The child's standard output is the channel: one byte means ready.
  */
 import { StartError } from "../errors.ts";
-import { detach } from "../host/descriptors.ts";
+import { prepareToDetach } from "../host/descriptors.ts";
 import { log } from "../log.ts";
 
 /** Names the parent, so that a variable left over elsewhere means nothing. */
@@ -47,17 +47,22 @@ export async function startInBackground(keepStdin: boolean): Promise<number> {
 }
 
 /**
- * Tells the parent that the service runs, and leaves the terminal.
+ * Opens all that is needed to leave the terminal.
  *
  * @param streams what connects the process to its terminal
- * @throws {StartError} if the parent is gone, which means that the start was given up
+ * @returns what tells the parent that the service runs, and leaves the terminal; it throws
+ *   {@link StartError} if the parent is gone, which means that the start was given up
  */
-export function reportReady(streams: readonly number[]): void {
-  try {
-    Deno.stdout.writeSync(new Uint8Array([0x0a]));
-  } catch {
-    throw new StartError("the start was interrupted");
-  }
-  log.leaveTerminal();
-  detach(streams);
+export function prepareToReport(streams: readonly number[]): () => void {
+  const detach = prepareToDetach(streams);
+  log.prepareToLeaveTerminal();
+  return () => {
+    try {
+      Deno.stdout.writeSync(new Uint8Array([0x0a]));
+    } catch {
+      throw new StartError("the start was interrupted");
+    }
+    log.leaveTerminal();
+    detach();
+  };
 }

@@ -1,7 +1,7 @@
 /** From the command line and the host to one complete, checked {@link Config}. */
 import { describeFd } from "../../ffi/process.ts";
 import { MAX_SOCKET_PATH } from "../../ffi/unix_socket.ts";
-import type { Config, ForwardRule, StateFormat } from "../config.ts";
+import type { Config, ForwardRule, SandboxMode, StateFormat } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { HostFacts } from "../host/facts.ts";
 import { defaultUser, parseGroup, parseUser } from "../host/privileges.ts";
@@ -135,6 +135,7 @@ function processOptions(options: ParsedOptions) {
     pcap: path("pcap"),
     runAs,
     ...readGroup(options),
+    sandbox: readSandbox(options),
     repairPath: path("repair-path"),
     migrateFormat: readFormat(options),
     ...offloads(options),
@@ -143,6 +144,14 @@ function processOptions(options: ParsedOptions) {
     ...readLimits(options),
     sealedMemory: options.has("sealed-memory"),
   } as const;
+}
+
+function readSandbox(options: ParsedOptions): SandboxMode {
+  const value = options.last("sandbox");
+  if (value === undefined) return "default";
+  const mode = (["strict", "default", "none"] as const).find((m) => m === value.text);
+  if (mode !== undefined) return mode;
+  throw new UsageError(value.written, "expected 'strict', 'default' or 'none'");
 }
 
 function readFormat(options: ParsedOptions): StateFormat {

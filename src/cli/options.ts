@@ -59,6 +59,17 @@ export const OPTIONS = [
     help: ["Become this user and group, by name or number", "default: nobody, if root"],
   },
   {
+    name: "sandbox",
+    argument: "MODE",
+    group: "Process",
+    help: [
+      "Confinement: 'default' takes what the kernel has and",
+      "says what it lacks, 'strict' refuses to start then,",
+      "'none' changes user and capabilities only",
+      "default: default; see vuelo sandbox-report",
+    ],
+  },
+  {
     name: "help",
     short: "h",
     group: "Process",

@@ -1,5 +1,6 @@
 /** Descriptors that came with the process, and how many more it may have. */
-import { descriptorLimit, isInherited, replaceByNull } from "../../ffi/process.ts";
+import { countEntries, openFolder } from "../../ffi/folder.ts";
+import { descriptorLimit, isInherited, openNull, replaceBy } from "../../ffi/process.ts";
 import { close } from "../../ffi/event.ts";
 
 const RESERVED = 192;
@@ -18,10 +19,21 @@ function target(fd: number): string | undefined {
   }
 }
 
-/** How many are open. The kernel counts them since Linux 6.2, which takes a call. */
+/** The folder of all descriptors, once it can't be opened any more. */
+let folder: number | undefined;
+
+/** How many the kernel says are open, which it does since Linux 6.2; else 0. */
+function counted(): number {
+  return Deno.statSync("/proc/self/fd").size;
+}
+
+/** Has {@link freeDescriptors} work when no file can be opened any more. */
+export function prepareToCount(): void {
+  if (folder === undefined && counted() === 0) folder = openFolder("/proc/self/fd");
+}
+
 function count(): number {
-  const counted = Deno.statSync("/proc/self/fd").size;
-  return counted > 0 ? counted : open().length;
+  return counted() || (folder === undefined ? open().length : countEntries(folder));
 }
 
 /** How many descriptors can be opened yet. */
@@ -67,7 +79,21 @@ export function standardStreams(keepStdin: boolean): number[] {
   return [...streams, ...copies];
 }
 
-/** Points these descriptors to nowhere, so that nobody waits for their end. */
-export function detach(streams: readonly number[]): void {
-  replaceByNull(streams);
+/** Pipes and terminals: what nothing else in the process can be by chance. */
+const STREAM = /^(?:pipe:|\/dev\/)/;
+
+/**
+ * Call it when all threads are there: each has made copies of its own.
+ *
+ * @param streams as {@link standardStreams} found them
+ * @returns what points these descriptors to nowhere, so that nobody waits for their end;
+ *   it works when no file can be opened any more
+ */
+export function prepareToDetach(streams: readonly number[]): () => void {
+  const targets = streams.map(target).filter((name) => name?.match(STREAM));
+  const copies = open().filter((fd) =>
+    fd > 2 && !streams.includes(fd) && targets.includes(target(fd))
+  );
+  const nowhere = openNull();
+  return () => replaceBy(nowhere, [...streams, ...copies]);
 }

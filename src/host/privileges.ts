@@ -1,8 +1,9 @@
 /** Which user vuelo serves as, and the change to it. */
 import {
+  boundAllToNothing,
   CAP_NET_ADMIN,
+  dropCapabilities,
   keepCapabilitiesOfUser,
-  keepOnly,
 } from "../../ffi/capabilities.ts";
 import {
   becomeUser,
@@ -10,7 +11,6 @@ import {
   findGroup,
   findUser,
   findUserByNumber,
-  forbidNewPrivileges,
   type UserEntry,
 } from "../../ffi/process.ts";
 import type { Config } from "../config.ts";
@@ -70,23 +70,25 @@ function isInitialUserNamespace(): boolean {
 
 /**
  * Gives up what the process needed to start: call it when sockets, PID file and capture
- * are open. Of root's rights CAP_NET_ADMIN alone stays, with `--repair-path none`; it is
- * this thread's then. Threads made before keep the right to gain privileges by executing a
- * file, which vuelo never does.
+ * are open. No thread has a capability afterwards, or can gain one by executing a file;
+ * but with `--repair-path none`, CAP_NET_ADMIN stays with this thread if it has that.
  *
+ * @returns whether that is so for all threads: false if others cannot be reached
  * @throws {StartError} if the user can't be changed
  */
-export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): void {
+export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): boolean {
   const { runAs } = config;
   // Who wants no repair helper wants vuelo to repair connections itself.
   const repairs = config.repairPath === "none" && canRepair();
+  const changes = runAs !== undefined && runAs.uid !== effectiveUser();
   try {
-    if (runAs !== undefined && runAs.uid !== effectiveUser()) {
+    // An ordinary user may not bound what executed files could gain; they gain nothing.
+    const bounded = boundAllToNothing() || effectiveUser() !== 0;
+    if (changes) {
       if (repairs) keepCapabilitiesOfUser();
       becomeUser(runAs.uid, runAs.gid);
-      if (repairs) keepOnly(CAP_NET_ADMIN);
     }
-    forbidNewPrivileges();
+    return dropCapabilities(repairs ? CAP_NET_ADMIN : undefined) && bounded;
   } catch (error) {
     throw new StartError(
       `cannot become user ${runAs?.uid}, group ${runAs?.gid}: ${

@@ -41,9 +41,18 @@ const BPF_PROG_LOAD = 5;
 const MAX_IOVECS = 1024;
 const MAX_ARGUMENTS = 4096;
 
+/** Numbers of system calls (asm/unistd.h). */
 const SYSCALL = Deno.build.arch === "x86_64"
-  ? { bpf: 321, seccomp: 317, setgroups: 116, setresuid: 117, setresgid: 119 }
-  : { bpf: 280, seccomp: 277, setgroups: 159, setresuid: 147, setresgid: 149 };
+  ? {
+    ...{ bpf: 321, seccomp: 317, capset: 126, rt_sigaction: 13, openat: 257 },
+    ...{ getdents64: 217, prlimit64: 302, mprotect: 10, close: 3, gettid: 186 },
+    ...{ lseek: 8, prctl: 157, sched_yield: 24, tgkill: 234 },
+  }
+  : {
+    ...{ bpf: 280, seccomp: 277, capset: 91, rt_sigaction: 134, openat: 56 },
+    ...{ getdents64: 61, prlimit64: 261, mprotect: 226, close: 57, gettid: 178 },
+    ...{ lseek: 62, prctl: 167, sched_yield: 124, tgkill: 131 },
+  };
 const LANDLOCK = { createRuleset: 444, addRule: 445, restrictSelf: 446 } as const;
 const LANDLOCK_PATH_BENEATH = { type: 1, size: 12 } as const;
 const SECCOMP_SET_MODE_FILTER = 1;
@@ -145,31 +154,49 @@ const bpf: Rule = (check, [, command, attributes, size]) => {
   check.stringAt(Number(view.getBigUint64(16)), "licence");
 };
 
-/** syscall(number, …): those that libc has no function for. */
+/** syscall(number, …): those that libc has no function for; addresses are numbers. */
 const syscall: Rule = (check, args) => {
-  switch (num(args[0])) {
-    case SYSCALL.bpf:
-      return bpf(check, args);
+  const call = num(args[0]);
+  if (call === SYSCALL.bpf) return bpf(check, args);
+  const memory = (i: number, size: number, what: string) => {
+    if (num(args[i]) !== 0) check.rangeAt(num(args[i]), size, what);
+  };
+  switch (call) {
     case SYSCALL.seccomp:
-      if (num(args[1]) === SECCOMP_SET_MODE_FILTER) {
-        program(check, check.address(args[3]));
-      }
-      return;
-    case SYSCALL.setgroups:
-      return check.range(args[2], num(args[1]) * 4, "list");
-    case SYSCALL.setresuid:
-    case SYSCALL.setresgid:
-      return;
+      if (num(args[1]) === SECCOMP_SET_MODE_FILTER) return program(check, num(args[3]));
+      return memory(3, 4, "action");
     case LANDLOCK.createRuleset:
-      return check.optional(args[1], args[2], "ruleset");
+      return memory(1, num(args[2]), "ruleset");
     case LANDLOCK.addRule:
       if (num(args[2]) !== LANDLOCK_PATH_BENEATH.type) check.wrong("unknown rule");
-      return check.range(args[3], LANDLOCK_PATH_BENEATH.size, "rule");
-    case LANDLOCK.restrictSelf:
-      return;
+      return memory(3, LANDLOCK_PATH_BENEATH.size, "rule");
+    case SYSCALL.capset:
+      memory(1, 8, "header");
+      return memory(2, 24, "sets");
+    case SYSCALL.rt_sigaction:
+      return memory(2, 32, "action");
+    case SYSCALL.openat:
+      return check.stringAt(num(args[2]), "path");
+    case SYSCALL.getdents64:
+      return memory(2, num(args[3]), "entries");
+    case SYSCALL.prlimit64:
+      return memory(3, 16, "limit");
+    case SYSCALL.mprotect:
+      return memory(1, num(args[2]), "pages");
   }
-  check.wrong(`unknown system call ${args[0]}`);
+  if (!NO_MEMORY.includes(call)) check.wrong(`unknown system call ${args[0]}`);
 };
+
+/** Calls of which no argument is an address. */
+const NO_MEMORY: readonly number[] = [
+  SYSCALL.close,
+  SYSCALL.gettid,
+  LANDLOCK.restrictSelf,
+  SYSCALL.lseek,
+  SYSCALL.prctl,
+  SYSCALL.sched_yield,
+  SYSCALL.tgkill,
+];
 
 /** The functions by name; one that is missing here fails the check. */
 export const RULES: Readonly<Record<string, Rule>> = {
@@ -284,6 +311,7 @@ export const RULES: Readonly<Record<string, Rule>> = {
   socket: none,
   socketpair: (check, [, , , pair]) => check.range(pair, 8, "pair"),
   syscall,
+  tzset: none,
   syslog: secondPath,
   timerfd_create: none,
   timerfd_settime: (check, [, , next, previous]) => {

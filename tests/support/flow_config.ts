@@ -53,6 +53,7 @@ export function flowConfig(changes: Partial<Config> = {}): Config {
     forwards: [],
     migrateFormat: "vuelo",
     queues: 1,
+    sandbox: "none",
     pollMs: 0,
     ...changes,
   };

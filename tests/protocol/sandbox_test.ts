@@ -1,0 +1,155 @@
+/** What is in force for a running instance, from /proc; and that refused calls are. */
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { Errno } from "../../ffi/errno.ts";
+import { REACHES_THREADS } from "../../ffi/every_thread.ts";
+import type { ProcessReport } from "../../src/sandbox/report.ts";
+import { background, inFolder, IS_ROOT, run, vuelo } from "../support/cli.ts";
+import { Process, until } from "../support/lab_process.ts";
+import { ordinaryUser } from "../support/lab_user.ts";
+
+const FIXED = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
+const NONE = "0000000000000000";
+const KINDS = ["socket", "file", "eventpoll", "eventfd", "pipe", "bpf-prog", "timerfd"];
+
+async function reportOn(pid: number): Promise<{ code: number; report: ProcessReport }> {
+  const { code, stdout, stderr } = await run(["sandbox-report", "--json", String(pid)]);
+  assertEquals(stderr, "");
+  return { code, report: JSON.parse(stdout)[0] as ProcessReport };
+}
+
+/** What holds for every thread, whoever started it. */
+function checkThreads(report: ProcessReport, user: number): void {
+  assert(report.threads.length > 1);
+  for (const thread of report.threads) {
+    assertEquals(thread.users, Array(4).fill(user), thread.name);
+    assertEquals(thread.groups, Array(4).fill(user), thread.name);
+    const { bounding, ...sets } = thread.capabilities;
+    for (const set of Object.values(sets)) assertEquals(set, NONE, thread.name);
+    assert(bounding.length === NONE.length);
+    assertEquals(thread.noNewPrivileges, true, thread.name);
+    assertEquals(thread.seccomp, "filter", thread.name);
+  }
+  assertEquals(report.coreLimit, "0");
+  if (user !== 0) assertEquals(report.traceable, false);
+}
+
+if (IS_ROOT) {
+  Deno.test("started by root: every thread is confined, and what is open is known", async () => {
+    await inFolder(async (folder) => {
+      const files = ["-s", `${folder}/socket`, "-l", `${folder}/log`];
+      const args = [...FIXED, ...files, "-p", `${folder}/pcap`, "--queues", "2"];
+      await background(folder, [...args, "--runas", "54321"], async (pid) => {
+        const { code, report } = await reportOn(pid);
+        assertEquals([code, report.lacking], [0, []]);
+        checkThreads(report, 54321);
+        for (const thread of report.threads) {
+          assertEquals(thread.capabilities.bounding, NONE, thread.name);
+          assertEquals(thread.supplementary, [], thread.name);
+        }
+        // Run from the sources, the runtime has caches open.
+        const own = report.writable?.filter((path) => path.startsWith(folder));
+        assertEquals(own, [`${folder}/log`, `${folder}/pcap`]);
+        const others = report.writable?.filter((path) => !path.includes("/deno/"));
+        assertEquals(others, ["/dev/null", ...own ?? []]);
+        for (const kind of Object.keys(report.descriptors ?? {})) {
+          assert(KINDS.includes(kind), kind);
+        }
+        assertStringIncludes(await Deno.readTextFile(`${folder}/log`), "info: Sandbox: ");
+      });
+    });
+  });
+}
+
+Deno.test("started by an ordinary user: every thread is confined", async () => {
+  await using user = await ordinaryUser();
+  const folder = await Deno.makeTempDir({ prefix: "vuelo-sandbox-" });
+  const { uid = Deno.uid() ?? 0 } = user.backend;
+  await Deno.chown(folder, uid, uid);
+  const [program, args] = vuelo(["-f", ...FIXED, "-s", `${folder}/socket`]);
+  const { command = [program] } = user.backend;
+  // The sources are read by the copy of Deno, the executable is a copy itself.
+  const rest = Deno.env.has("VUELO_BIN") ? args : ["run", "-A", ...args.slice(3)];
+  const backend = new Process([command[0], ...rest], user.backend);
+  try {
+    await until("vuelo says what is in force", () => {
+      if (backend.ended) throw new Error(backend.output);
+      return /^.*Sandbox: .*$/m.test(backend.output);
+    });
+    const { code, report } = await reportOn(backend.pid);
+    assertEquals([code, report.lacking], [0, []]);
+    checkThreads(report, uid);
+  } finally {
+    await backend.stop();
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("--sandbox none leaves calls and files, and is said to lack them", async () => {
+  await inFolder((folder) =>
+    background(
+      folder,
+      [...FIXED, "-s", `${folder}/socket`, "--sandbox=none"],
+      async (pid, printed) => {
+        assertMatch(printed, /Sandbox: .*lacking: --sandbox none/);
+        const { code, report } = await reportOn(pid);
+        assertEquals(code, 1);
+        assertStringIncludes(report.lacking.join(), "system calls filtered");
+      },
+    )
+  );
+  const wrong = await run(["-f", "--sandbox", "some"]);
+  assertEquals(wrong.code, 2);
+  assertStringIncludes(wrong.stderr, "--sandbox 'some'");
+  assertEquals((await run(["sandbox-report", "x"])).code, 2);
+  assertEquals((await run(["sandbox-report", "2147483647"])).code, 1);
+});
+
+/** Runs tests/support/confined.ts. */
+async function confined(...args: string[]) {
+  const script = new URL("../support/confined.ts", import.meta.url).pathname;
+  const config = new URL("../../deno.json", import.meta.url).pathname;
+  const output = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-check", "-A", `--config=${config}`, script, ...args],
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  const text = decoder.decode(output.stdout);
+  return { ...output, text, said: decoder.decode(output.stderr) };
+}
+
+/** Calls of which a library would believe that the kernel is older. */
+const MISSING = ["clone3", "a call to come"];
+
+Deno.test("what the service never does is refused, on every thread; it can talk", async () => {
+  const { text, said } = await confined("refused");
+  assert(text !== "", said);
+  const { whole, thread, talk, ...refused } = JSON.parse(text);
+  assertEquals(whole, REACHES_THREADS);
+  for (const [call, result] of Object.entries(refused)) {
+    const error = MISSING.includes(call) ? Errno.ENOSYS : Errno.EPERM;
+    assertEquals(result, -error, call);
+  }
+  assertEquals(thread, "PermissionDenied");
+  assertEquals(talk, "word");
+});
+
+for (const call of ["execve", "ptrace", "mount", "unshare", "add_key", "init_module"]) {
+  Deno.test(`${call} ends a process that has been taken over`, async () => {
+    const { signal, code, said, text } = await confined("deadly", call);
+    assertEquals([signal, text], ["SIGSYS", ""], `${code}: ${said}`);
+  });
+}
+
+Deno.test("Landlock: no thread opens or makes files; a socket can be removed", async () => {
+  const { text, said } = await confined("files");
+  assert(text !== "", said);
+  const result = JSON.parse(text);
+  assertEquals(result.before, "read");
+  if (result.version === 0) {
+    assert(result.reached.error !== 0);
+    return;
+  }
+  assertEquals(result.reached, { error: 0, everyThread: REACHES_THREADS });
+  if (REACHES_THREADS) assertEquals(result.thread, "PermissionDenied");
+  assertEquals([result.made, result.removed], ["PermissionDenied", true]);
+});
