@@ -113,6 +113,7 @@ export const UNFAILING = [
   "openlog",
   "readv",
   "syslog",
+  "tzset",
   "writev",
 ];
 
