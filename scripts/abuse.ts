@@ -6,7 +6,13 @@
  */
 import { parseArgs } from "@std/cli";
 import { abusedVuelo } from "../tests/support/abuse_world.ts";
-import { guestRates, GUESTS, peerRates, type Rates } from "../tests/soak/rates.ts";
+import {
+  downloadRates,
+  guestRates,
+  GUESTS,
+  peerRates,
+  type Rates,
+} from "../tests/soak/rates.ts";
 
 const args = parseArgs(Deno.args, {
   string: ["binary", "only"],
@@ -34,7 +40,7 @@ async function rates(): Promise<void> {
   const forward = ["-t", `${ADDRESS}/${PORT}:80`, "-u", `${ADDRESS}/${PORT}:80`];
   await abusedVuelo({ args: forward }, async (serve) => {
     for (const [name, packets] of Object.entries(GUESTS)) {
-      if (!name.includes(args.only ?? "")) continue;
+      if (!name.includes(String(args.only ?? ""))) continue;
       for (const each of SHARES) {
         await serve(async (world) => {
           show(`${each}:1 ${name}`, await guestRates(world, packets, each));
@@ -42,10 +48,14 @@ async function rates(): Promise<void> {
       }
     }
     for (const kind of ["tcp", "udp"] as const) {
-      if (args.only !== undefined) break;
+      if (args.only !== undefined && args.only !== "peers") break;
       await serve(async (world) => {
         const to = { address: ADDRESS, port: PORT };
         show(`a process floods by ${kind}`, await peerRates(world, kind, to));
+      });
+      await serve(async (world) => {
+        const to = { address: ADDRESS, port: PORT };
+        show(`the same, bytes downloaded`, await downloadRates(world, kind, to));
       });
     }
   });

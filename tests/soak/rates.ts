@@ -2,7 +2,8 @@
 import { AbuseWorld, noise, noiseBytes } from "../support/abuse_world.ts";
 import { ENDS } from "../support/good_flow.ts";
 import { udpPacket } from "../support/guest_packets.ts";
-import { Probe } from "../support/probe.ts";
+import { HostListener, type HostTcp } from "../support/host_tcp.ts";
+import { openProbes, Probe } from "../support/probe.ts";
 import { Process } from "../support/lab_process.ts";
 
 const FLOODER = new URL("flooder.ts", import.meta.url).pathname;
@@ -101,7 +102,83 @@ export async function guestRates(
   return { alone: median(alone), beside: median(beside) };
 }
 
-/** Alone, and while another process floods a forwarded port; in turns. */
+/** A connection over which the guest is sent all that it takes, counted in order. */
+class Download {
+  readonly #listener = new HostListener();
+  #host: HostTcp | undefined;
+  #probe!: Probe;
+  #next = 0;
+  bytes = 0;
+
+  constructor(readonly world: AbuseWorld) {}
+
+  async open(port: number): Promise<void> {
+    [this.#probe] = await openProbes(this.world.to, this.#listener, [port], () => 1, 7);
+    this.#host = this.#probe.host;
+    this.#next = this.#probe.ack;
+  }
+
+  /** Takes what has come, acknowledges it, and has the far end send on. */
+  step(data: Uint8Array): void {
+    const { guest } = this.world;
+    while (this.#host!.send(data) === data.length);
+    let fresh = false;
+    for (let frame = guest.receive(); frame !== undefined; frame = guest.receive()) {
+      if (frame[23] !== 6 || (frame[36] << 8 | frame[37]) !== this.#probe.port) continue;
+      const view = new DataView(frame.buffer, frame.byteOffset);
+      const length = view.getUint16(16) - 20 - (frame[46] >> 4) * 4;
+      if (view.getUint32(38) !== this.#next || length === 0) continue;
+      this.#next = this.#next + length >>> 0;
+      this.bytes += length;
+      fresh = true;
+    }
+    if (!fresh) return;
+    this.#probe.ack = this.#next;
+    guest.offer(this.#probe.frame(16));
+    guest.kick();
+  }
+
+  /** Bytes a second. */
+  async rate(data: Uint8Array): Promise<number> {
+    const start = performance.now();
+    const before = this.bytes;
+    while (performance.now() < start + WINDOW_MS) this.step(data);
+    await Promise.resolve();
+    return (this.bytes - before) * 1000 / (performance.now() - start);
+  }
+
+  close(): void {
+    this.#probe.close();
+    this.#listener.close();
+  }
+}
+
+/** A download alone, and while another process floods a forwarded port; in turns. */
+export async function downloadRates(
+  world: AbuseWorld,
+  kind: "tcp" | "udp",
+  { address, port }: Forwarded,
+): Promise<Rates> {
+  const download = new Download(world);
+  await download.open(30_000);
+  const data = new Uint8Array(1 << 17);
+  const [alone, beside]: number[][] = [[], []];
+  for (let turn = 0; turn < TURNS; turn++) {
+    alone.push(await download.rate(data));
+    const args = ["run", "--quiet", "-A", FLOODER, kind, address, `${port}`];
+    const flooder = new Process([Deno.execPath(), ...args]);
+    try {
+      await flooder.says(/floods/);
+      beside.push(await download.rate(data));
+    } finally {
+      await flooder.stop("SIGKILL");
+    }
+  }
+  download.close();
+  return { alone: median(alone), beside: median(beside) };
+}
+
+/** Round trips alone, and while another process floods a forwarded port; in turns. */
 export async function peerRates(
   world: AbuseWorld,
   kind: "tcp" | "udp",
