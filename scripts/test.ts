@@ -85,7 +85,7 @@ const CHECKED = [
 ];
 
 /** Tests that themselves stand between the program and libc, or start no vuelo. */
-const OTHERS = ["tests/bench", "tests/faults"];
+const OTHERS = ["tests/bench", "tests/faults", "tests/fuzz"];
 
 interface Totals {
   passed: number;
