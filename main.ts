@@ -1,4 +1,5 @@
 /** vuelo: reads the command line, and ends the process. */
+import { SyscallError } from "./ffi/errno.ts";
 import { raiseDescriptorLimit } from "./ffi/process.ts";
 import {
   isBackgroundChild,
@@ -74,6 +75,7 @@ async function main(): Promise<number> {
       if (inBackground) report = prepareToReport(streams);
     },
     ready: (sandbox) => {
+      started = true;
       pidFile?.write();
       for (const line of summary(config)) log.info(line);
       if (sandbox.lacking.length === 0) log.info(describe(sandbox));
@@ -83,9 +85,14 @@ async function main(): Promise<number> {
   });
 }
 
+/** Everything that can fail at start is done. */
+let started = false;
+
 /** Tells what went wrong in one line; a defect also with its stack. */
 function fail(error: unknown): number {
-  const known = error instanceof UsageError || error instanceof StartError;
+  const known = error instanceof UsageError || error instanceof StartError ||
+    // The host lacks memory or descriptors: no more can be said.
+    error instanceof SyscallError && !started;
   const text = known || !(error instanceof Error)
     ? (error as Error).message ?? String(error)
     : error.stack ?? error.message;

@@ -191,10 +191,10 @@ export function getSeals(fd: number): number {
   return Math.max(0, sys.fcntl(fd, F_GET_SEALS, 0));
 }
 
-/** Whether reads and writes of `fd` may wait. @throws {SyscallError} EBADF. */
+/** Whether reads and writes of `fd` may wait; true if that cannot be told. */
 export function isBlocking(fd: number): boolean {
-  const flags = checked(sys.fcntl(fd, F_GETFL, 0), `fcntl of descriptor ${fd}`);
-  return (flags & O_NONBLOCK) === 0;
+  const flags = sys.fcntl(fd, F_GETFL, 0);
+  return flags === -1 || (flags & O_NONBLOCK) === 0;
 }
 
 /** Makes reads and writes of `fd` (by whoever shares it) return EAGAIN, not wait. */

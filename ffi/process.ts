@@ -98,7 +98,7 @@ export function forbidNewPrivileges(): void {
 }
 
 /**
- * Lets the process have as many descriptors as it may.
+ * Lets the process have as many descriptors as it may, if it may change that.
  *
  * @return that number
  */
@@ -106,9 +106,9 @@ export function raiseDescriptorLimit(): number {
   // struct rlimit { rlim_t soft, hard; }
   const limit = new BigUint64Array(2);
   checked(sys.getrlimit(RLIMIT_NOFILE, limit), "getrlimit(RLIMIT_NOFILE)");
-  limit[0] = limit[1];
-  checked(sys.setrlimit(RLIMIT_NOFILE, limit), "setrlimit(RLIMIT_NOFILE)");
-  return Number(limit[0]);
+  const [soft, hard] = limit;
+  limit[0] = hard;
+  return Number(sys.setrlimit(RLIMIT_NOFILE, limit) === 0 ? hard : soft);
 }
 
 /** How many descriptors this process may have. */

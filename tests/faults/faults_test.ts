@@ -2,7 +2,7 @@
  * Lives of a guest in which calls of libc fail: the short form of `deno task faults`. What
  * may become of them is stated in stated.ts, and in docs/security/faults.md.
  */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { RULES } from "../ffi_check/prototypes.ts";
 import { Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
@@ -43,6 +43,7 @@ const FOUND: readonly [
   }],
   [/^epoll_ctl .*guest_service/, Errno.ENOSPC, { connect: "closed" }],
   [/^open by pointTo .*socket_access/, Errno.EMFILE, { start: "start refused" }],
+  [/^fcntl by isBlocking .*rings/, Errno.EPERM, {}],
   [/^sendmsg .*channel/, Errno.EINTR, {}],
   [/^epoll_ctl .*forward\.ts/, Errno.ENOMEM, {}],
   [/^setsockopt .*tcp\/spare/, Errno.ENOMEM, undefined],
@@ -82,6 +83,28 @@ Deno.test("found: a repair helper that cannot be watched is sent away", () => {
   const result: unknown = once(injector, liveWithHelper, site, Errno.ENOSPC, 1);
   assertEquals(result, { "repair helper": "closed" });
 });
+
+const START = ["run", "--quiet", "--allow-all", "--no-check"];
+const OPTIONS = ["-f", "-s", "/nowhere/socket", "-a", "192.0.2.5/24", "-g", "192.0.2.1"];
+const AT_START = [
+  ["socket", Errno.EMFILE],
+  ["recv", Errno.ENOMEM],
+  ["epoll_create1", Errno.ENFILE],
+] as const;
+
+for (const [name, fault] of AT_START) {
+  Deno.test(`found: a start is refused in one line: ${name}, ${faultName(fault)}`, async () => {
+    const main = new URL("./start_main.ts", import.meta.url).pathname;
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [...START, main, ...OPTIONS],
+      env: { VUELO_FAULT: `${name} ${fault}`, NO_COLOR: "1" },
+      stdin: "null",
+    }).output();
+    const said = new TextDecoder().decode(stderr);
+    assertEquals(code, 1, said);
+    assertMatch(said, new RegExp(`^vuelo: [^\\n]*${faultName(fault)}[^\\n]*\\n$`));
+  });
+}
 
 Deno.test("lives in which calls fail at random", () => {
   for (let seed = 1; seed <= 12; seed++) {

@@ -87,7 +87,6 @@ function confineAll(): boolean {
     makers: ["service"],
     sockets: [],
     capabilities: dropCapabilities(),
-    repairs: false,
   });
   return inForce.lacking.length === 0;
 }
