@@ -121,6 +121,7 @@ export class Service {
       makers: toSyslog ? ["service", "syslog"] : ["service"],
       sockets,
       capabilities: this.#bare,
+      repairs: this.guest.move.repair instanceof OwnRepair,
     });
   }
 

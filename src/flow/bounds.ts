@@ -43,7 +43,7 @@ const LINES: readonly (readonly [what: string, option: string, outcome: string])
   [
     "connections to forwarded ports that the guest has not answered",
     "max-pending",
-    "the oldest make room",
+    "others wait, and the oldest make room",
   ],
   [
     "senders to forwarded UDP ports that the guest has not answered",

@@ -339,8 +339,8 @@ export class Forwarder {
     for (const { kind, fd, guestPort, guestAddress } of this.#listening) {
       if (kind !== EventKind.tcpListener) continue;
       const { tcp } = this.#context;
-      // Each call takes a turn's share: no more than a backlog waits.
-      for (let i = 0; i < BACKLOG / 64 && awaitReady(fd, POLLIN, 0); i++) {
+      // Each call takes a turn's share, of one at least: no more than a backlog waits.
+      for (let i = 0; i < BACKLOG && awaitReady(fd, POLLIN, 0); i++) {
         if (!tcp.onListener(fd, guestPort, guestAddress)) break;
       }
     }

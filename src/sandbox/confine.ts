@@ -22,6 +22,8 @@ export interface Wanted {
   readonly sockets: readonly string[];
   /** Whether capabilities are dropped on every thread. */
   readonly capabilities: boolean;
+  /** Whether the main thread keeps CAP_NET_ADMIN, to repair connections itself. */
+  readonly repairs: boolean;
 }
 
 /** What is in force, and what is not; each a few words for the log. */
@@ -38,9 +40,9 @@ function folderOf(path: string): string {
   return slash === -1 ? "." : path.slice(0, slash + 1);
 }
 
-function capabilities(everyThread: boolean): Layer {
+function capabilities(everyThread: boolean, repairs: boolean): Layer {
   return everyThread
-    ? { has: "no capabilities" }
+    ? { has: `no capabilities${repairs ? " but CAP_NET_ADMIN" : ""}` }
     : { lacks: "idle threads could not be made to drop capability sets" };
 }
 
@@ -77,7 +79,7 @@ function calls(makers: readonly Maker[]): Layer {
  */
 export function confine(wanted: Wanted): InForce {
   const { mode, makers, sockets } = wanted;
-  const all: Layer[] = [capabilities(wanted.capabilities)];
+  const all: Layer[] = [capabilities(wanted.capabilities, wanted.repairs)];
   if (mode !== "none") {
     prepareToCount();
     // Calls last: what comes before them would be refused.

@@ -4,6 +4,7 @@ import { Errno } from "../../ffi/errno.ts";
 import { REACHES_THREADS } from "../../ffi/every_thread.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
 import { background, inFolder, IS_ROOT, run, vuelo } from "../support/cli.ts";
+import { parseOptions } from "../../src/cli/options.ts";
 import { Process, until } from "../support/lab_process.ts";
 import { ordinaryUser } from "../support/lab_user.ts";
 
@@ -152,4 +153,15 @@ Deno.test("Landlock: no thread opens or makes files; a socket can be removed", a
   assertEquals(result.reached, { error: 0, everyThread: REACHES_THREADS });
   if (REACHES_THREADS) assertEquals(result.thread, "PermissionDenied");
   assertEquals([result.made, result.removed], ["PermissionDenied", true]);
+});
+
+Deno.test("the unit for systemd gives options that there are", async () => {
+  const unit = new URL("../../contrib/vuelo@.service", import.meta.url);
+  const text = await Deno.readTextFile(unit);
+  const [, ...words] = /^ExecStart=(.*)$/m.exec(text)?.[1].split(" ") ?? [];
+  const options = parseOptions(words);
+  assertEquals(options.last("sandbox")?.text, "strict");
+  assert(options.has("foreground"));
+  assertEquals(options.last("socket-path")?.text, "/run/vuelo-%i/socket");
+  assertMatch(text, /^RuntimeDirectory=vuelo-%i$/m);
 });

@@ -8,11 +8,16 @@ import { RawGuest } from "../support/raw_guest.ts";
 let port = 20_000;
 
 /** A guest that opens connections, echoes over them, and ends some of them well. */
-async function goodFrontend(path: string, far: FarEnd, round: number): Promise<void> {
+async function goodFrontend(
+  path: string,
+  far: FarEnd | undefined,
+  round: number,
+): Promise<void> {
   const guest = await arrived(path);
+  const left: GoodFlow[] = [];
   try {
     const to = new Dispatcher(guest);
-    await askArp(to, far.ends);
+    await askArp(to, far?.ends);
     for (let i = 0; i < 4; i++) {
       port = port === 60_000 ? 20_000 : port + 1;
       const flow = new GoodFlow(to, port, round * 0x1234_567 + i, far);
@@ -20,9 +25,11 @@ async function goodFrontend(path: string, far: FarEnd, round: number): Promise<v
       for (let trip = 0; trip < 5; trip++) await flow.roundTrip(1400);
       // The last two are left to the frontend's end.
       if (i < 2) await flow.close();
+      else left.push(flow);
     }
   } finally {
     guest.close();
+    for (const flow of left) flow.abandon();
   }
 }
 
@@ -50,10 +57,12 @@ function badFrontend(path: string, bytes: number): void {
 
 /**
  * `count` frontends that serve a guest, and as many that do not get that far.
+ *
+ * @param far who echoes, unless that is this process
  */
 export async function frontends(
   path: string,
-  far: FarEnd,
+  far: FarEnd | undefined,
   count: number,
 ): Promise<void> {
   for (let i = 0; i < count; i++) {

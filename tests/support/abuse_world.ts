@@ -113,7 +113,7 @@ export interface AbuseOptions {
  * Descriptors that a process has open, by kind. The rehearsal of a move has an epoll
  * instance while it is not over, which depends on when there was time for it.
  */
-function descriptorsOf(pid: number): { count: number; kinds: string } {
+export function descriptorsOf(pid: number): { count: number; kinds: string } {
   const kinds = new Map<string, number>();
   let count = 0;
   for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
@@ -202,7 +202,7 @@ class Rest {
 }
 
 /** Starts vuelo, and runs `body` once it listens. */
-async function withVuelo(
+export async function withVuelo(
   { args = [], descriptors }: AbuseOptions,
   body: (process: Process, path: string) => Promise<void>,
 ): Promise<void> {
@@ -264,6 +264,19 @@ export function abuses(
         }
         await rest.serve(4000, async () => {});
       }),
+  });
+}
+
+/** A vuelo for measurements: `body` has a guest and a good flow served as often as it asks. */
+export async function abusedVuelo(
+  options: AbuseOptions,
+  body: (
+    serve: (run: (world: AbuseWorld) => Promise<void>) => Promise<void>,
+  ) => Promise<void>,
+): Promise<void> {
+  await withVuelo(options, async (process, path) => {
+    const rest = new Rest(process, path);
+    await body((run) => rest.serve(4000, run));
   });
 }
 

@@ -87,6 +87,7 @@ function confineAll(): boolean {
     makers: ["service"],
     sockets: [],
     capabilities: dropCapabilities(),
+    repairs: false,
   });
   return inForce.lacking.length === 0;
 }

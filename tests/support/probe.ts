@@ -50,8 +50,8 @@ export class Probe {
     await this.to.guest.send(this.frame(bits, change));
   }
 
-  async syn(): Promise<void> {
-    await this.send("S", { options: synOptions(1460, 0), ack: 0 });
+  async syn(scale = 0): Promise<void> {
+    await this.send("S", { options: synOptions(1460, scale), ack: 0 });
   }
 
   /** Takes the other end's SYN from what has come, if it is there. */
@@ -80,15 +80,17 @@ function name(port: number): Uint8Array {
  * Opens a connection to a listener for each of `ports`, all at once.
  *
  * @param seq their initial sequence numbers
+ * @param scale of their windows
  */
 export async function openProbes(
   to: Dispatcher,
   listener: HostListener,
   ports: readonly number[],
   seq: (i: number) => number,
+  scale = 0,
 ): Promise<Probe[]> {
   const probes = ports.map((port, i) => new Probe(to, port, listener.port, seq(i)));
-  for (const probe of probes) await probe.syn();
+  for (const probe of probes) await probe.syn(scale);
   await until("connections", () => {
     to.pump();
     return probes.every(({ got }) => got.length > 0);

@@ -37,6 +37,9 @@ const TX_AT = RX_AT + RING * RX_SIZE;
 const TX_SIZE = 0x1_1000;
 const RAM_SIZE = 0x160_0000;
 
+/** A read-modify-write of it is a memory barrier. */
+const fence = new Int32Array(new SharedArrayBuffer(4));
+
 /** Memory of guests that are gone, for those that come. */
 const unused: GuestRam[] = [];
 
@@ -48,7 +51,11 @@ class Ring {
 
   constructor(readonly ram: GuestRam, readonly at: number) {
     this.#view = new DataView(ram.view.buffer, at, RING_SPACE);
-    new Uint8Array(ram.view.buffer, at, RING_SPACE).fill(0);
+  }
+
+  /** Forgets what the memory's last user left there. */
+  clear(): void {
+    new Uint8Array(this.ram.view.buffer, this.at, RING_SPACE).fill(0);
   }
 
   /** Makes the buffer of descriptor `index` available. */
@@ -126,6 +133,8 @@ export class RawGuest {
     await this.#do(2, u64(FEATURES));
     const table = payload(["u64", 1], region(0, RAM_SIZE, USER, 0));
     await this.#do(5, table, [this.#ram.fd]);
+    // From here on the last frontend, whose memory it may have been, is gone for vuelo.
+    for (const ring of this.#rings) ring.clear();
     for (const [queue, ring] of this.#rings.entries()) {
       await this.#do(8, state(queue, RING));
       await this.#do(10, state(queue, 0));
@@ -167,6 +176,8 @@ export class RawGuest {
 
   /** Has the device look, if it wants to be told. */
   kick(): void {
+    // What was made available must be seen before it is looked whether to tell (2.7.13.3.1).
+    Atomics.add(fence, 0, 1);
     if (!this.#rings[1].quiet) eventfdWrite(this.#kicks[1]);
   }
 

@@ -1,5 +1,6 @@
 /** Opening and ending connections: connect(), accept(), RST both ways, release. */
 import { Errno, errno } from "../../../ffi/errno.ts";
+import { awaitReady, POLLIN } from "../../../ffi/pipe.ts";
 import {
   acceptSocket,
   closeFd,
@@ -26,7 +27,14 @@ import { isFlow4 } from "../frame_head.ts";
 import { bindOutbound } from "../outbound.ts";
 import { FLOW_SIZE, FLOW_WORDS, FlowKind, FlowWord, KEY_OUR_AT, Side } from "../table.ts";
 import { TCP_EVENTS } from "./acknowledge.ts";
-import { IDLE_MS, OUR_WINDOW_SCALE, TcpFlow, TcpState, TcpWord } from "./layout.ts";
+import {
+  IDLE_MS,
+  OUR_WINDOW_SCALE,
+  RTO_SYN_MS,
+  TcpFlow,
+  TcpState,
+  TcpWord,
+} from "./layout.ts";
 import { linkMss, sendReset, sendSyn } from "./segments.ts";
 import { Frozen, type TcpShared } from "./shared.ts";
 import { setFlowOptions } from "./spare.ts";
@@ -249,7 +257,12 @@ export function acceptOne(
 ): number {
   const { context } = t;
   const { table, map, config } = context;
-  if (mustWait(t)) return Accepted.exhausted;
+  const met = boundMet(t);
+  if (met >= 0) {
+    if (!awaitReady(fd, POLLIN, 0)) return Accepted.none;
+    table.bounds.note(met);
+    return Accepted.exhausted;
+  }
   const accepted = acceptSocket(fd);
   if (accepted === -1) {
     if (!isExhausted(errno())) return Accepted.none;
@@ -291,17 +304,18 @@ export function acceptOne(
 }
 
 /**
- * Whether connections are better left in the kernel's queue, as far as that goes: there is
- * no room for more, and either nothing that could make it, or a guest without receive
- * buffers, that could not have answered.
+ * The bound for which connections are better left in the kernel's queue, as far as that
+ * goes: there is no room for more, and none that could make it. A guest that has no receive
+ * buffers, or has had too little time yet, may still answer them all. -1 if there is none.
  */
-function mustWait(t: TcpShared): boolean {
+function boundMet(t: TcpShared): number {
   const { bounds, waiting } = t.context.table;
   const bound = bounds.full(Bound.pendingTcp) ? Bound.pendingTcp : Bound.sockets;
-  if (!bounds.full(bound)) return false;
-  if (!t.context.sink.starved && waiting.oldest(Bound.pendingTcp) >= 0) return false;
-  bounds.note(bound);
-  return true;
+  if (!bounds.full(bound)) return -1;
+  const oldest = waiting.oldest(Bound.pendingTcp);
+  const { sink, now } = t.context;
+  const late = oldest >= 0 && now - t.heardAt[oldest] >= RTO_SYN_MS;
+  return late && !sink.starved ? -1 : bound;
 }
 
 /** The guest's address of the family and, if known, the scope of the peer in `inward`. */

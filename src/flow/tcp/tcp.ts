@@ -15,8 +15,11 @@ import { pollAcknowledgements, serviceReady, takeEvents, takeTimer } from "./ser
 import { Frozen, type TcpCounters, TcpShared } from "./shared.ts";
 import { endLost, thawTcp } from "./thaw.ts";
 
-/** Share of the frames in a turn that connections accepted for one event may be. */
-const ACCEPTS_SHARE = 4;
+/**
+ * Share of the frames in a turn that connections accepted for one event may be: each costs
+ * as much as dozens of frames, and what is left raises the next turn's event at once.
+ */
+const ACCEPTS_SHARE = 64;
 
 export class TcpFlows implements FlowHandler {
   readonly #t: TcpShared;

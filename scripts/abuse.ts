@@ -1,0 +1,76 @@
+/**
+ * The long form of the tests of network abuse, and what a well-behaved flow keeps of its
+ * rate beside each abuse, measured in turns in one run:
+ *
+ *     deno task abuse [--binary PATH] [--rates-only] [--only WORDS]
+ */
+import { parseArgs } from "@std/cli";
+import { abusedVuelo } from "../tests/support/abuse_world.ts";
+import {
+  downloadRates,
+  guestRates,
+  GUESTS,
+  peerRates,
+  type Rates,
+} from "../tests/soak/rates.ts";
+
+const args = parseArgs(Deno.args, {
+  string: ["binary", "only"],
+  boolean: ["rates-only"],
+});
+const ROOT = new URL("..", import.meta.url).pathname;
+const TESTS = ["guest", "lengths", "peer", "segments"];
+const ADDRESS = `127.99.${Deno.pid >> 8 & 255}.${1 + Deno.pid % 250}`;
+const PORT = 7000;
+/** Abusive packets of the guest for each packet of the good flow. */
+const SHARES = [1, 8];
+
+function show(what: string, { alone, beside }: Rates): void {
+  const ratio = beside / alone;
+  console.log(
+    `${what.padEnd(48)} ${alone.toFixed(0).padStart(7)} ${
+      beside.toFixed(0).padStart(7)
+    }` +
+      `  ${ratio.toFixed(2)}${ratio < 0.5 ? "  less than half" : ""}`,
+  );
+}
+
+async function rates(): Promise<void> {
+  console.log(`${"round trips a second".padEnd(48)}   alone  beside  ratio`);
+  const forward = ["-t", `${ADDRESS}/${PORT}:80`, "-u", `${ADDRESS}/${PORT}:80`];
+  await abusedVuelo({ args: forward }, async (serve) => {
+    for (const [name, packets] of Object.entries(GUESTS)) {
+      if (!name.includes(String(args.only ?? ""))) continue;
+      for (const each of SHARES) {
+        await serve(async (world) => {
+          show(`${each}:1 ${name}`, await guestRates(world, packets, each));
+        });
+      }
+    }
+    for (const kind of ["tcp", "udp"] as const) {
+      if (args.only !== undefined && args.only !== "peers") break;
+      await serve(async (world) => {
+        const to = { address: ADDRESS, port: PORT };
+        show(`a process floods by ${kind}`, await peerRates(world, kind, to));
+      });
+      await serve(async (world) => {
+        const to = { address: ADDRESS, port: PORT };
+        show(`the same, bytes downloaded`, await downloadRates(world, kind, to));
+      });
+    }
+  });
+}
+
+async function tests(): Promise<boolean> {
+  const paths = TESTS.map((name) => `${ROOT}tests/protocol/abuse_${name}_test.ts`);
+  const { success } = await new Deno.Command(Deno.execPath(), {
+    args: ["test", "--allow-all", "--no-check", ...paths],
+    env: { VUELO_ABUSE: "long" },
+    cwd: ROOT,
+  }).spawn().status;
+  return success;
+}
+
+if (args.binary !== undefined) Deno.env.set("VUELO_BIN", String(args.binary));
+await rates();
+Deno.exit(args["rates-only"] || await tests() ? 0 : 1);
