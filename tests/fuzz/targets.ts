@@ -10,9 +10,12 @@ export const TARGETS: readonly string[] = [
   "inspect",
   "ndp",
   "netlink",
+  "packed_ring",
   "ports",
   "resolv_conf",
+  "split_ring",
   "state",
+  "vhost_user",
   "wire",
 ];
 
