@@ -12,8 +12,8 @@ import { Script, type Target } from "./engine/target.ts";
 const RING = 16;
 const SIZE = 0x2_0000;
 const BASE = 0x10_0000;
-/** Words in which the rings lie. */
-const RING_WORDS = 400;
+/** Words in which the rings, the first buffers and an indirect table lie. */
+const RING_WORDS = 640;
 const MAX_STEPS = 100;
 /** Frames that a step may find: more would mean that it does not end. */
 const MAX_FRAMES = 4 * RING;
