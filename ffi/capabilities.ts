@@ -4,7 +4,6 @@
  */
 import { Arena } from "./arena.ts";
 import { checked, Errno, SyscallError } from "./errno.ts";
-import { callOnOtherThreads, type CallToMake } from "./every_thread.ts";
 import { rare } from "./libc.ts";
 import { Call, rawCall } from "./raw_call.ts";
 
@@ -81,69 +80,71 @@ export function keepOnly(capability: number): void {
   checked(raised, "prctl(PR_CAP_AMBIENT_RAISE)");
 }
 
-/** @throws {SyscallError} if a call fails */
-function onThisThread(calls: readonly CallToMake[], name: string): void {
-  for (const [call, ...args] of calls) {
-    const result = rawCall(Number(call), ...args);
-    if (result < 0) throw new SyscallError(name, -result);
-  }
-}
-
-/** Makes the calls on all other threads; whether all of them succeeded. */
-function onOthers(calls: readonly CallToMake[]): boolean {
-  return callOnOtherThreads(calls)?.every((failed) => failed === 0) ?? false;
-}
-
 /**
- * No thread can gain a capability by executing a file, whoever it becomes: to be called
- * while the process still is root.
- *
- * @returns false if that is not so: without CAP_SETPCAP it may not be decided, and threads
- *   may be out of reach
+ * The calling thread cannot gain a capability by executing a file, whoever it becomes: to
+ * be called while the process still is root. Other threads keep their bounding sets, which
+ * give nothing to who can gain no privileges and may execute nothing.
  */
-export function boundAllToNothing(): boolean {
-  const drops: CallToMake[] = [];
+export function boundToNothing(): void {
   for (let capability = 0; capability <= MAX_CAPABILITY; capability++) {
     const known = rawCall(Call.prctl, PR_CAPBSET_READ, capability);
-    if (known < 0) break;
-    if (known === 1) drops.push([Call.prctl, PR_CAPBSET_DROP, capability]);
+    if (known < 0) return;
+    if (known === 0) continue;
+    const result = rawCall(Call.prctl, PR_CAPBSET_DROP, capability);
+    if (result === -Errno.EPERM) return; // Without CAP_SETPCAP nobody asks.
+    if (result < 0) throw new SyscallError("prctl(PR_CAPBSET_DROP)", -result);
   }
-  try {
-    onThisThread(drops, "prctl(PR_CAPBSET_DROP)");
-  } catch (error) {
-    if (error instanceof SyscallError && error.number === Errno.EPERM) return false;
-    throw error;
-  }
-  return onOthers(drops);
 }
 
-/** For capset(): its header, no capabilities, and those that the calling thread keeps. */
-const SETS_SIZE = 32;
+/** For capset(): its header, and two structures of sets. */
+const HEADER_SIZE = 8;
+const SETS_SIZE = 24;
 
 /**
- * No thread has a capability, nor can gain privileges by executing a file.
+ * The calling thread has no capability, nor can gain privileges by executing a file.
  *
- * @param kept the calling thread alone keeps this one, effective and permitted
- * @returns false if that is so for the calling thread only
+ * @param kept it keeps this one, effective and permitted
  * @throws {SyscallError} if the kernel refuses
  */
-export function dropCapabilities(kept?: number): boolean {
-  const arena = new Arena(3 * SETS_SIZE);
-  const header = arena.base;
-  const none = header + SETS_SIZE;
-  const own = none + SETS_SIZE;
+export function dropCapabilities(kept?: number): void {
+  const arena = new Arena(HEADER_SIZE + SETS_SIZE);
+  const sets = arena.base + HEADER_SIZE;
   arena.view.setUint32(0, VERSION_3, true);
   if (kept !== undefined) {
-    const at = 2 * SETS_SIZE + (kept < 32 ? 0 : 12);
+    const at = HEADER_SIZE + (kept < 32 ? 0 : 12);
     for (const set of [0, 4]) arena.view.setUint32(at + set, 2 ** (kept % 32), true);
   }
-  const calls = (sets: number): CallToMake[] => [
+  const calls: readonly (readonly [number, ...number[]])[] = [
     [Call.prctl, PR_SET_NO_NEW_PRIVS, 1],
     [Call.prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL],
-    [Call.capset, header, sets],
+    [Call.capset, arena.base, sets],
   ];
-  onThisThread(calls(own), "capset()");
-  return onOthers(calls(none));
+  for (const [call, ...args] of calls) {
+    const result = rawCall(call, ...args);
+    if (result < 0) throw new SyscallError("capset()", -result);
+  }
+}
+
+/** Sets of the calling thread, as bits. */
+export interface OwnCapabilities {
+  readonly permitted: bigint;
+  readonly inheritable: bigint;
+}
+
+/**
+ * What the calling thread has: before the first change, what all have.
+ *
+ * @throws {SyscallError} if the kernel does not tell
+ */
+export function ownCapabilities(): OwnCapabilities {
+  const arena = new Arena(HEADER_SIZE + SETS_SIZE);
+  arena.view.setUint32(0, VERSION_3, true);
+  const result = rawCall(Call.capget, arena.base, arena.base + HEADER_SIZE);
+  if (result < 0) throw new SyscallError("capget()", -result);
+  const set = (at: number) =>
+    BigInt(arena.view.getUint32(HEADER_SIZE + at, true)) +
+    (BigInt(arena.view.getUint32(HEADER_SIZE + 12 + at, true)) << 32n);
+  return { permitted: set(4), inheritable: set(8) };
 }
 
 /** What /proc tells about the rights of one thread. */

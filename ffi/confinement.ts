@@ -1,7 +1,6 @@
 /** What a process gives up besides capabilities: files, dumps of its memory. */
 import { Arena } from "./arena.ts";
-import { callOnOtherThreads } from "./every_thread.ts";
-import { makeRules, restrictBy } from "./landlock.ts";
+import { makeRules, restrictSelf } from "./landlock.ts";
 import { Call, rawCall } from "./raw_call.ts";
 
 const PR_SET_DUMPABLE = 4;
@@ -23,13 +22,14 @@ export function forbidDumps(): number {
 export interface Reached {
   /** 0, or an error number. */
   readonly error: number;
-  /** Whether other threads follow. */
+  /** Whether other threads that are there follow. */
   readonly everyThread: boolean;
 }
 
 /**
- * No thread can open, make or change a file by its path; see {@link makeRules}. Descriptors
- * that are open keep working.
+ * The calling thread, those that it makes from now on and, where the kernel can, all
+ * others cannot open, make or change a file by its path; see {@link makeRules}.
+ * Descriptors that are open keep working.
  *
  * @param version Landlock's
  * @param removable folders in which files can be removed
@@ -37,13 +37,7 @@ export interface Reached {
 export function forbidFiles(version: number, removable: readonly string[]): Reached {
   const rules = makeRules(version, removable);
   if (rules < 0) return { error: -rules, everyThread: false };
-  const [call, ...args] = restrictBy(rules);
-  // This thread last: it could not look for the others any more.
-  const others = callOnOtherThreads([[call, ...args]]);
-  const result = rawCall(Number(call), ...args);
+  const reached = restrictSelf(rules, version);
   rawCall(Call.close, rules);
-  return {
-    error: -result,
-    everyThread: others?.every((failed) => failed === 0) ?? false,
-  };
+  return reached;
 }

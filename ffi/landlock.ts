@@ -3,7 +3,6 @@
  * are a thread's and those of the threads that it makes.
  */
 import { Arena } from "./arena.ts";
-import type { CallToMake } from "./every_thread.ts";
 import { Call, rawCall } from "./raw_call.ts";
 
 const CREATE_RULESET_VERSION = 1;
@@ -16,6 +15,10 @@ const REMOVE_FILE = 1 << 5;
 const ALL_SCOPES = 3;
 /** How many rights over files each version of the interface has (landlock(7)). */
 const RIGHTS = [0, 13, 14, 15, 15, 16];
+
+/** From this version on all threads can be put under rules at once. */
+const TSYNC_VERSION = 8;
+const RESTRICT_SELF_TSYNC = 1 << 3;
 
 const encoder = new TextEncoder();
 
@@ -70,7 +73,18 @@ function addFolder(rules: number, folder: string): number {
   return result;
 }
 
-/** The call by which a thread that can gain no privileges puts itself under rules. */
-export function restrictBy(rules: number): CallToMake {
-  return [Call.landlock_restrict_self, rules, 0];
+/**
+ * Puts a thread that can gain no privileges under rules and, where the kernel knows how
+ * to, all others of the process.
+ *
+ * @returns 0 or an error number, and whether other threads follow
+ */
+export function restrictSelf(
+  rules: number,
+  version: number,
+): { error: number; everyThread: boolean } {
+  const everyThread = version >= TSYNC_VERSION;
+  const flags = everyThread ? RESTRICT_SELF_TSYNC : 0;
+  const result = rawCall(Call.landlock_restrict_self, rules, flags);
+  return { error: result < 0 ? -result : 0, everyThread: everyThread && result === 0 };
 }

@@ -19,13 +19,9 @@ const number = Deno.build.arch === "x86_64"
 
 /** Numbers of the calls that this folder makes without libc. */
 export const Call = {
-  mprotect: number(10, 226),
-  rt_sigaction: number(13, 134),
-  sched_yield: number(24, 124),
-  gettid: number(186, 178),
+  capget: number(125, 90),
   capset: number(126, 91),
   prctl: number(157, 167),
-  tgkill: number(234, 131),
   openat: number(257, 56),
   close: number(3, 57),
   getdents64: number(217, 61),

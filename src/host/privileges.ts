@@ -1,9 +1,10 @@
 /** Which user vuelo serves as, and the change to it. */
 import {
-  boundAllToNothing,
+  boundToNothing,
   CAP_NET_ADMIN,
   dropCapabilities,
   keepCapabilitiesOfUser,
+  ownCapabilities,
 } from "../../ffi/capabilities.ts";
 import {
   becomeUser,
@@ -70,10 +71,12 @@ function isInitialUserNamespace(): boolean {
 
 /**
  * Gives up what the process needed to start: call it when sockets, PID file and capture
- * are open. No thread has a capability afterwards, or can gain one by executing a file;
- * but with `--repair-path none`, CAP_NET_ADMIN stays with this thread if it has that.
+ * are open. No thread has a capability afterwards; but with `--repair-path none`,
+ * CAP_NET_ADMIN stays with this thread if it has that.
  *
- * @returns whether that is so for all threads: false if others cannot be reached
+ * @returns whether that is so for all threads: a change of user takes from all what it
+ *   takes, but what is inherited by executed files, or was given to an ordinary user,
+ *   only this thread can drop
  * @throws {StartError} if the user can't be changed
  */
 export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): boolean {
@@ -82,13 +85,15 @@ export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): bo
   const repairs = config.repairPath === "none" && canRepair();
   const changes = runAs !== undefined && runAs.uid !== effectiveUser();
   try {
-    // An ordinary user may not bound what executed files could gain; they gain nothing.
-    const bounded = boundAllToNothing() || effectiveUser() !== 0;
+    const before = ownCapabilities();
+    const taken = changes && effectiveUser() === 0 && runAs.uid !== 0;
+    boundToNothing();
     if (changes) {
       if (repairs) keepCapabilitiesOfUser();
       becomeUser(runAs.uid, runAs.gid);
     }
-    return dropCapabilities(repairs ? CAP_NET_ADMIN : undefined) && bounded;
+    dropCapabilities(repairs ? CAP_NET_ADMIN : undefined);
+    return before.inheritable === 0n && (taken || before.permitted === 0n);
   } catch (error) {
     throw new StartError(
       `cannot become user ${runAs?.uid}, group ${runAs?.gid}: ${

@@ -43,7 +43,7 @@ function folderOf(path: string): string {
 function capabilities(everyThread: boolean, repairs: boolean): Layer {
   return everyThread
     ? { has: `no capabilities${repairs ? " but CAP_NET_ADMIN" : ""}` }
-    : { lacks: "idle threads could not be made to drop capability sets" };
+    : { lacks: "idle threads keep the capabilities that vuelo was started with" };
 }
 
 function memory(): Layer {
@@ -58,9 +58,8 @@ function files(sockets: readonly string[]): Layer {
   if (version === 0) return { lacks: "no Landlock: the kernel has none" };
   const { error, everyThread } = forbidFiles(version, sockets.map(folderOf));
   if (error !== 0) return { lacks: `no Landlock (${errnoName(error)})` };
-  return everyThread
-    ? { has: `Landlock ${version}` }
-    : { lacks: `Landlock ${version} is in force on the main thread only` };
+  // Threads of the runtime that were there before open no file either, for want of calls.
+  return { has: `Landlock ${version}${everyThread ? "" : " for new threads"}` };
 }
 
 function calls(makers: readonly Maker[]): Layer {

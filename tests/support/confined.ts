@@ -82,11 +82,12 @@ async function talk(): Promise<string> {
 }
 
 function confineAll(): boolean {
+  dropCapabilities();
   const inForce = confine({
     mode: "default",
     makers: ["service"],
     sockets: [],
-    capabilities: dropCapabilities(),
+    capabilities: true,
     repairs: false,
   });
   return inForce.lacking.length === 0;
@@ -113,6 +114,13 @@ if (what === "refused") {
   results.version = landlockVersion();
   results.reached = forbidFiles(landlockVersion(), [folder]);
   results.thread = await read("/proc/self/status");
+  results.own = ((): string => {
+    try {
+      return Deno.readTextFileSync("/proc/self/status") && "read";
+    } catch (error) {
+      return (error as Error).name;
+    }
+  })();
   try {
     Deno.writeTextFileSync(`${folder}/other`, "");
     results.made = "made";
