@@ -47,11 +47,13 @@ const SYSCALL = Deno.build.arch === "x86_64"
     ...{ bpf: 321, seccomp: 317, capset: 126, rt_sigaction: 13, openat: 257 },
     ...{ getdents64: 217, prlimit64: 302, mprotect: 10, close: 3, gettid: 186 },
     ...{ lseek: 8, prctl: 157, sched_yield: 24, tgkill: 234 },
+    ...{ setgroups: 116, setresuid: 117, setresgid: 119 },
   }
   : {
     ...{ bpf: 280, seccomp: 277, capset: 91, rt_sigaction: 134, openat: 56 },
     ...{ getdents64: 61, prlimit64: 261, mprotect: 226, close: 57, gettid: 178 },
     ...{ lseek: 62, prctl: 167, sched_yield: 124, tgkill: 131 },
+    ...{ setgroups: 159, setresuid: 147, setresgid: 149 },
   };
 const LANDLOCK = { createRuleset: 444, addRule: 445, restrictSelf: 446 } as const;
 const LANDLOCK_PATH_BENEATH = { type: 1, size: 12 } as const;
@@ -181,6 +183,8 @@ const syscall: Rule = (check, args) => {
       return memory(2, num(args[3]), "entries");
     case SYSCALL.prlimit64:
       return memory(3, 16, "limit");
+    case SYSCALL.setgroups:
+      return check.range(args[2], num(args[1]) * 4, "groups");
     case SYSCALL.mprotect:
       return memory(1, num(args[2]), "pages");
   }
@@ -195,6 +199,8 @@ const NO_MEMORY: readonly number[] = [
   SYSCALL.lseek,
   SYSCALL.prctl,
   SYSCALL.sched_yield,
+  SYSCALL.setresgid,
+  SYSCALL.setresuid,
   SYSCALL.tgkill,
 ];
 
