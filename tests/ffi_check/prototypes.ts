@@ -44,15 +44,15 @@ const MAX_ARGUMENTS = 4096;
 /** Numbers of system calls (asm/unistd.h). */
 const SYSCALL = Deno.build.arch === "x86_64"
   ? {
-    ...{ bpf: 321, seccomp: 317, capset: 126, rt_sigaction: 13, openat: 257 },
-    ...{ getdents64: 217, prlimit64: 302, mprotect: 10, close: 3, gettid: 186 },
-    ...{ lseek: 8, prctl: 157, sched_yield: 24, tgkill: 234 },
+    ...{ bpf: 321, seccomp: 317, capset: 126, capget: 125, openat: 257 },
+    ...{ getdents64: 217, prlimit64: 302, close: 3 },
+    ...{ lseek: 8, prctl: 157 },
     ...{ setgroups: 116, setresuid: 117, setresgid: 119 },
   }
   : {
-    ...{ bpf: 280, seccomp: 277, capset: 91, rt_sigaction: 134, openat: 56 },
-    ...{ getdents64: 61, prlimit64: 261, mprotect: 226, close: 57, gettid: 178 },
-    ...{ lseek: 62, prctl: 167, sched_yield: 124, tgkill: 131 },
+    ...{ bpf: 280, seccomp: 277, capset: 91, capget: 90, openat: 56 },
+    ...{ getdents64: 61, prlimit64: 261, close: 57 },
+    ...{ lseek: 62, prctl: 167 },
     ...{ setgroups: 159, setresuid: 147, setresgid: 149 },
   };
 const LANDLOCK = { createRuleset: 444, addRule: 445, restrictSelf: 446 } as const;
@@ -172,11 +172,10 @@ const syscall: Rule = (check, args) => {
     case LANDLOCK.addRule:
       if (num(args[2]) !== LANDLOCK_PATH_BENEATH.type) check.wrong("unknown rule");
       return memory(3, LANDLOCK_PATH_BENEATH.size, "rule");
+    case SYSCALL.capget:
     case SYSCALL.capset:
       memory(1, 8, "header");
       return memory(2, 24, "sets");
-    case SYSCALL.rt_sigaction:
-      return memory(2, 32, "action");
     case SYSCALL.openat:
       return check.stringAt(num(args[2]), "path");
     case SYSCALL.getdents64:
@@ -185,8 +184,6 @@ const syscall: Rule = (check, args) => {
       return memory(3, 16, "limit");
     case SYSCALL.setgroups:
       return check.range(args[2], num(args[1]) * 4, "groups");
-    case SYSCALL.mprotect:
-      return memory(1, num(args[2]), "pages");
   }
   if (!NO_MEMORY.includes(call)) check.wrong(`unknown system call ${args[0]}`);
 };
@@ -194,14 +191,11 @@ const syscall: Rule = (check, args) => {
 /** Calls of which no argument is an address. */
 const NO_MEMORY: readonly number[] = [
   SYSCALL.close,
-  SYSCALL.gettid,
   LANDLOCK.restrictSelf,
   SYSCALL.lseek,
   SYSCALL.prctl,
-  SYSCALL.sched_yield,
   SYSCALL.setresgid,
   SYSCALL.setresuid,
-  SYSCALL.tgkill,
 ];
 
 /** The functions by name; one that is missing here fails the check. */

@@ -67,10 +67,11 @@ Deno.test("started by an ordinary user: every thread is confined", async () => {
   const { uid = Deno.uid() ?? 0 } = user.backend;
   await Deno.chown(folder, uid, uid);
   const [program, args] = vuelo(["-f", ...FIXED, "-s", `${folder}/socket`]);
-  const { command = [program] } = user.backend;
+  const { command } = user.backend;
   // The sources are read by the copy of Deno, the executable is a copy itself.
-  const rest = Deno.env.has("VUELO_BIN") ? args : ["run", "-A", ...args.slice(3)];
-  const backend = new Process([command[0], ...rest], user.backend);
+  const copied = command !== undefined && !Deno.env.has("VUELO_BIN");
+  const rest = copied ? ["run", "-A", ...args.slice(3)] : args;
+  const backend = new Process([command?.[0] ?? program, ...rest], user.backend);
   try {
     await until("vuelo says what is in force", () => {
       if (backend.ended) throw new Error(backend.output);

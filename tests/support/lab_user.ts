@@ -15,11 +15,13 @@ async function copyTree(from: string, to: string): Promise<void> {
 }
 
 /**
- * How to start the back-end as a user with no rights. Inside a user namespace it has none
- * to begin with.
+ * How to start the back-end as a user with no rights. Who runs the tests as one, or inside
+ * a user namespace, has none to begin with.
  */
 export async function ordinaryUser(): Promise<OrdinaryUser> {
-  if (reentered()) return { backend: {}, [Symbol.asyncDispose]: () => Promise.resolve() };
+  if (Deno.uid() !== 0 || reentered()) {
+    return { backend: {}, [Symbol.asyncDispose]: () => Promise.resolve() };
+  }
   const folder = await Deno.makeTempDir({ prefix: "vuelo-user-" });
   const dispose = () => Deno.remove(folder, { recursive: true });
   try {
