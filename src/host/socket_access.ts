@@ -72,16 +72,35 @@ export function refusalOf(fd: number, { user, group }: SocketAccess): string {
     `root with --runas`;
 }
 
+const WRITABLE_BY_OTHERS = 0o022;
+const STICKY = 0o1000;
+
 /**
  * Why who listens at the other end is not to be served: a service is its owner's, whose the
- * socket or its folder is, or root's, even if others may create sockets there, too.
+ * socket or its folder is, or root's, even if others may create sockets there, too. One
+ * that became another user before it listened, as passt does, is known by its socket.
  *
  * @returns "" if it is to be served
  */
-export function strangerAt(fd: number, owner: number): string {
+export function strangerAt(fd: number, owner: number, path: string): string {
   const peer = peerOf(fd);
   if (peer === undefined) return "the kernel does not say who listens there";
-  if (peer.uid === ROOT || peer.uid === owner) return "";
+  if (peer.uid === ROOT || peer.uid === owner || isMadeBy(owner, path)) return "";
   return `user ${peer.uid} (process ${peer.pid}) listens there, expected ` +
     `${owner === ROOT ? "root" : `user ${owner}, whose it is, or root`}`;
+}
+
+/** Whether a socket is the owner's or root's, where others could not have put it. */
+function isMadeBy(owner: number, path: string): boolean {
+  const theirs = ({ uid }: Deno.FileInfo) => uid === ROOT || uid === owner;
+  const slash = path.lastIndexOf("/");
+  try {
+    const socket = Deno.lstatSync(path);
+    const folder = Deno.statSync(slash < 0 ? "." : path.slice(0, slash + 1));
+    const mode = folder.mode ?? WRITABLE_BY_OTHERS;
+    const closed = (mode & WRITABLE_BY_OTHERS) === 0 || (mode & STICKY) !== 0;
+    return socket.isSocket === true && theirs(socket) && theirs(folder) && closed;
+  } catch {
+    return false; // It is gone.
+  }
 }

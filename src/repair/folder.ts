@@ -115,7 +115,7 @@ export class FolderHelper {
     try {
       if (!Deno.lstatSync(path).isSocket) return false;
       const fd = connectUnix(path);
-      const stranger = strangerAt(fd, this.owner);
+      const stranger = strangerAt(fd, this.owner, path);
       if (stranger !== "") {
         close(fd);
         log.warn(`repair: ${path}: ${stranger}; not tried again until it is new`);

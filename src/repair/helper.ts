@@ -124,7 +124,7 @@ function warmUp(): void {
 
 function serveSocket(path: string, owner: number): number {
   const fd = connectTo(path);
-  const stranger = strangerAt(fd, owner);
+  const stranger = strangerAt(fd, owner, path);
   if (stranger !== "") throw new StartError(`repair: ${path}: ${stranger}`);
   const connection = new Connection(fd, path);
   log.info(`repair: connected to ${path}`);

@@ -2,7 +2,13 @@
  * --offload: what a guest and vuelo leave to each other, as the guest's driver accepted
  * it, as ethtool shows it, and as captures on both sides find it.
  */
-import { assert, assertEquals, assertGreater, assertLessOrEqual } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreater,
+  assertGreaterOrEqual,
+  assertLessOrEqual,
+} from "@std/assert";
 import { type Case, e2e, type World } from "../support/lab.ts";
 import type { Transfer, Watched } from "../support/lab_agent.ts";
 import { until } from "../support/lab_process.ts";
@@ -13,6 +19,7 @@ const MTU = 1500;
 const WIRE = MTU + 14;
 /** Large frames are those that no wire of this MTU carries; most are much larger. */
 const LARGE = 32 << 10;
+const FEW = 5;
 const BYTES = 8 << 20;
 const LONG = 32 << 20;
 
@@ -108,7 +115,9 @@ async function used(world: World, on: readonly Name[]): Promise<void> {
         const kind = `${way} ${protocol} ip${version}`;
         const { frames, partial } = watched[kind];
         assertGreater(frames, 10, kind);
-        assertEquals(partial, on.includes(name) ? frames : 0, kind);
+        // Linux answers for closed connections with whole checksums, whatever is offered.
+        if (on.includes(name)) assertGreaterOrEqual(partial, frames - FEW, kind);
+        else assertEquals(partial, 0, kind);
       }
     }
   }

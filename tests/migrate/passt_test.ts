@@ -11,8 +11,7 @@ const STARTED_WITH_PASST = [
   ...["watched", "watched"],
   ...["idle-ipv4", "idle-ipv4"],
   ...["bulk-up-ipv4", "bulk-up-ipv6"],
-  // passt acknowledges what comes while it saves, and does not save that.
-  ...["200-silent-peers", "200"],
+  ...["200", "200"],
   ...["half-closed-by-guest-ipv4", "half-closed-by-guest-ipv6"],
   // To the passt of May 2025 this loses connections, from whomever they come.
   ...["bulk-down-ipv4", "idle-ipv6"],
@@ -28,7 +27,7 @@ const STARTED_WITH_VUELO = [
   ...["watched", "watched"],
   ...["idle-ipv4", "idle-ipv6"],
   ...["bulk-up-ipv4", "bulk-up-ipv6"],
-  ...["200", "200-silent-peers"],
+  ...["200", "200"],
   ...["half-closed-by-guest-ipv4", "half-closed-by-guest-ipv6"],
   ...["unread-by-peer", "none"],
   ...["d3-lost-and-closed", "none"],

@@ -111,17 +111,6 @@ export const MOVES: readonly Scenario[] = [
       { origin: "peer", family: IPV6, count: 50 },
     ],
   },
-  {
-    name: "200-silent-peers",
-    about:
-      "the same without peers that send: their bytes are lost if the source is passt",
-    flows: [
-      { origin: "guest", family: IPV4, count: 50, guest: { beat: SLOW_BEAT } },
-      { origin: "guest", family: IPV6, count: 50 },
-      { origin: "peer", family: IPV4, count: 50, guest: { beat: SLOW_BEAT } },
-      { origin: "peer", family: IPV6, count: 50 },
-    ],
-  },
   ...perFamily((family) => ({
     name: "half-closed-by-guest",
     about: "the guest has shut down, the peer still sends",

@@ -24,14 +24,17 @@ function kindOf(frame: DataView): string {
 export function capturedSince(path: string, from: number): CapturedFrame[] {
   const bytes = Deno.readFileSync(path);
   const frames: CapturedFrame[] = [];
-  let at = Math.max(from, FILE_HEADER);
+  // A frame may have been half written at `from`: records are counted from the first.
+  let at = FILE_HEADER;
   const view = new DataView(bytes.buffer);
   while (at + RECORD_HEADER <= bytes.length) {
     const length = view.getUint32(at + 8, true);
     if (at + RECORD_HEADER + length > bytes.length) break; // is being written
-    const frame = new DataView(bytes.buffer, at + RECORD_HEADER, length);
-    const fromGuest = VUELO_MAC.some((octet, i) => frame.getUint8(6 + i) !== octet);
-    frames.push({ fromGuest, kind: kindOf(frame), length });
+    if (at >= from) {
+      const frame = new DataView(bytes.buffer, at + RECORD_HEADER, length);
+      const fromGuest = VUELO_MAC.some((octet, i) => frame.getUint8(6 + i) !== octet);
+      frames.push({ fromGuest, kind: kindOf(frame), length });
+    }
     at += RECORD_HEADER + length;
   }
   return frames;
