@@ -114,15 +114,24 @@ function takeHandshake(
   const head = source.head;
   const at = packet.transportAt;
   const word = flow * FLOW_WORDS;
+  const expected = t.words[word + TcpWord.seqToGuest];
   if ((flags & TcpFlag.rst) !== 0) {
     takeReset(t, g, flow);
+    if (g.force && state === TcpState.synAckSent) {
+      sendSegment(t, flow, expected, TcpFlag.ack);
+      g.force = false;
+    }
     return false;
   }
   if (state === TcpState.connecting) return false; // a repeated SYN: connect() goes on
-  const expected = t.words[word + TcpWord.seqToGuest];
   if (state === TcpState.synAckSent) {
     if ((flags & TcpFlag.syn) !== 0) {
       sendSyn(t, flow);
+      return false;
+    }
+    const payload = packet.transportLength - headerLength;
+    if (!isAcceptable(t, flow, payload + (flags & TcpFlag.fin))) {
+      sendSegment(t, flow, expected, TcpFlag.ack);
       return false;
     }
     if ((flags & TcpFlag.ack) === 0) return false;
@@ -188,6 +197,17 @@ function takeReset(t: TcpShared, g: Gathered, flow: number): void {
   if (g.bytes > 0) sendGathered(t, g);
   g.clear();
   if (t.state(flow) !== 0) resetPeer(t, flow);
+}
+
+/** Whether a segment lies in the window at all (RFC 9293, section 3.10.7.4, first). */
+function isAcceptable(t: TcpShared, flow: number, length: number): boolean {
+  const { source, packet } = t.context;
+  const sequence = tcpSequence(source.head, packet.transportAt) | 0;
+  const ahead = sequence - t.words[flow * FLOW_WORDS + TcpWord.ackToGuest] | 0;
+  const window = offered(t, flow);
+  if (ahead >= 0 && ahead < window) return true;
+  const last = ahead + length - 1;
+  return length > 0 && last >= 0 && last < window;
 }
 
 /** The window that was offered to the guest, in bytes from the last acknowledgement. */

@@ -151,6 +151,48 @@ inWorld("an ACK of something else does not complete the handshake", (world) => {
   guest.finish(world.keep(listener.accept()));
 });
 
+inWorld(
+  "before the handshake is over, segments outside the window change nothing",
+  (world) => {
+    for (const isn of ISNS) {
+      const listener = world.listen();
+      const guest = world.guest(listener.port, { isn });
+      guest.in("S", { options: synOptions(1460, 7) });
+      world.until("SYN and ACK", () => guest.sent.length > 0);
+      guest.out();
+      const data = new Uint8Array(10);
+      // RFC 9293, section 3.10.7.4: an acknowledgement that says what is expected.
+      const outside: [flags: string, seq: number, data: Uint8Array][] = [
+        ["A", 0, data.subarray(0, 0)],
+        ["A", 1 + 65535, data.subarray(0, 0)],
+        ["A", 2 ** 31, data.subarray(0, 0)],
+        ["PA", -9, data],
+        ["FA", -10, data],
+        ["PA", 1 + 65535, data],
+        ["", 2 ** 30, data],
+        ["R", 2, data], // within the window: a challenge
+      ];
+      for (const [flags, seq, data] of outside) {
+        guest.in(flags, { seq, data });
+        assertEquals(guest.out(), ["A 1+0 1"], `${flags} ${seq}`);
+        guest.in("A", { seq, ack: 77 }); // nor is what it acknowledges looked at
+        if (flags !== "R") assertEquals(guest.out(), ["A 1+0 1"], `${flags} ${seq}`);
+        else assertEquals(guest.out(), ["R 77+0"]);
+      }
+      guest.in("R", { seq: 1 + 65535 }).in("R", { seq: 0 }).in("R", { seq: -1 });
+      assertEquals(guest.out(), []);
+      guest.in("S", { seq: 0, options: synOptions(1460, 7) });
+      assertEquals(guest.out(), ["SA 0+0 1"], "the handshake is not over");
+      const host = world.keep(listener.accept());
+      // It reaches into the window: what has come before is left out.
+      guest.in("PA", { seq: -3, data: Uint8Array.of(9, 9, 9, 9, 1, 2) });
+      assertEquals(host.receive(), Uint8Array.of(1, 2));
+      guest.next = 3;
+      guest.finish(host);
+    }
+  },
+);
+
 inWorld("a guest with an older connection of the tuple is told to forget it", (world) => {
   const listener = world.forward(80);
   const host = world.keep(HostTcp.connect(LOOPBACK4, listener.port));
