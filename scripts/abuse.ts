@@ -19,7 +19,7 @@ const args = parseArgs(Deno.args, {
   boolean: ["rates-only"],
 });
 const ROOT = new URL("..", import.meta.url).pathname;
-const TESTS = ["guest", "lengths", "peer", "segments"];
+const TESTS = ["guest", "lengths", "opening", "peer", "segments"];
 const ADDRESS = `127.99.${Deno.pid >> 8 & 255}.${1 + Deno.pid % 250}`;
 const PORT = 7000;
 /** Abusive packets of the guest for each packet of the good flow. */

@@ -1,55 +1,28 @@
 /**
- * Segments with every combination of flags, in every state of a connection, with sequence
- * numbers that are right, overlap, wrap, or lie outside of the window: by RFC 9293, section
+ * Segments with every combination of flags, in the states of a connection that both
+ * sides know of, and without one, with sequence numbers that are right, overlap, wrap, or lie outside of the window: by RFC 9293, section
  * 3.10.7, and RFC 5961.
  */
 import { assert, assertEquals } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
-import { abuses, type AbuseWorld, LONG } from "../support/abuse_world.ts";
+import { abuses, type AbuseWorld } from "../support/abuse_world.ts";
 import { HostListener } from "../support/host_tcp.ts";
 import { until } from "../support/lab_process.ts";
 import { letters, openProbes, Probe } from "../support/probe.ts";
+import {
+  batches,
+  type Case,
+  COMBINATIONS,
+  everyCase,
+  NEW,
+  type Place,
+  PLACES,
+  START,
+} from "../support/segment_places.ts";
 
-/** CWR, ECE, URG, ACK, PSH, RST, SYN, FIN; in the long form also with and without NS. */
-const COMBINATIONS = LONG ? 512 : 256;
 const [FIN, SYN, RST, ACK] = [1, 2, 4, 16];
-/** Connections at once. */
-const BATCH = 64;
-const FIRST_PORT = 20_000;
-/** Where numbering starts: what follows soon goes over 2 ** 32. */
-const START = 0xffff_fffd;
 const EMPTY = new Uint8Array(0);
-const NEW = Uint8Array.of(1, 2, 3, 4, 5, 6, 7);
-const WRONG = 0xee;
-
-/** A segment's place: what it says, from what would be right. */
-interface Place {
-  readonly name: string;
-  readonly seq: number;
-  readonly ack: number;
-  /** Its payload, of which what the peer has already is wrong. */
-  readonly data: Uint8Array;
-}
-
-function overlapping(before: number): Uint8Array {
-  return Uint8Array.from([...new Uint8Array(before).fill(WRONG), ...NEW]);
-}
-
-/** Far outside of any window that the guest ever offered. */
-const PLACES: readonly Place[] = [
-  { name: "next, no data", seq: 0, ack: 0, data: EMPTY },
-  { name: "next", seq: 0, ack: 0, data: NEW },
-  { name: "overlaps what has come", seq: -2, ack: 0, data: overlapping(2) },
-  { name: "all of it has come", seq: -2, ack: 0, data: overlapping(2).subarray(0, 2) },
-  { name: "behind a hole", seq: 5, ack: 0, data: NEW },
-  { name: "beyond the window", seq: 2 ** 24 + 70_000, ack: 0, data: NEW },
-  { name: "before all", seq: -100_000, ack: 0, data: NEW },
-  { name: "half the numbers away", seq: 2 ** 31, ack: 0, data: NEW },
-  { name: "acknowledges what was never sent", seq: 0, ack: 2, data: NEW },
-  { name: "acknowledges what was never sent, by far", seq: 0, ack: 2 ** 30, data: NEW },
-  { name: "acknowledges long ago", seq: 0, ack: -(2 ** 30), data: NEW },
-];
-
+const FIRST_PORT = 20_000;
 /** What comes of a segment in a connection that is open on the guest's side. */
 interface Outcome {
   readonly reset: boolean;
@@ -73,30 +46,61 @@ function outcome(flags: number, place: Place): Outcome {
 }
 
 type Prepare = (probes: readonly Probe[], world: AbuseWorld) => Promise<void>;
+/** Looks at what came of a segment, and whether the connection goes on where it was. */
+type Judge = (probe: Probe, one: Case, world: AbuseWorld) => Promise<void>;
 
-/** States in which both sides know of the connection. */
-const STATES: readonly (readonly [name: string, prepare: Prepare])[] = [
-  ["ESTABLISHED", async () => {}],
-  ["FIN-WAIT-2", async (probes, { to }) => {
-    for (const { host } of probes) host!.shutdown();
-    await until("FIN", () => {
-      to.pump();
-      return probes.every(({ got }) => got.some(({ flags }) => flags.includes("F")));
-    });
-    for (const probe of probes) {
-      probe.ack = probe.ack + 1 >>> 0;
-      await probe.send("A");
-      probe.got = [];
-    }
-  }],
-  ["FIN-WAIT-1", async (probes, { to }) => {
-    for (const { host } of probes) host!.shutdown();
-    await until("FIN", () => {
-      to.pump();
-      return probes.every(({ got }) => got.some(({ flags }) => flags.includes("F")));
-    });
-    for (const probe of probes) probe.got = [];
-  }],
+/** The peer ends its side, and the guest gets to know of it. */
+async function peerEnds(probes: readonly Probe[], { to }: AbuseWorld): Promise<void> {
+  for (const { host } of probes) host!.shutdown();
+  await until("FIN", () => {
+    to.pump();
+    return probes.every(({ got }) => got.some(({ flags }) => flags.includes("F")));
+  });
+}
+
+/** A state in which both sides know of the connection, the guest's side of it. */
+interface State {
+  readonly name: string;
+  readonly prepare: Prepare;
+  readonly judge: Judge;
+}
+
+const STATES: readonly State[] = [
+  { name: "ESTABLISHED", prepare: async () => {}, judge },
+  {
+    name: "FIN-WAIT-2",
+    prepare: async (probes, world) => {
+      await peerEnds(probes, world);
+      for (const probe of probes) {
+        probe.ack = probe.ack + 1 >>> 0;
+        await probe.send("A");
+        probe.got = [];
+      }
+    },
+    judge,
+  },
+  {
+    name: "FIN-WAIT-1",
+    prepare: async (probes, world) => {
+      await peerEnds(probes, world);
+      for (const probe of probes) probe.got = [];
+    },
+    judge,
+  },
+  {
+    name: "CLOSE-WAIT",
+    prepare: async (probes, { to }) => {
+      for (const probe of probes) {
+        await probe.send("FA");
+        probe.seq = probe.seq + 1 >>> 0;
+      }
+      await until("FIN at the peers", () => {
+        to.pump();
+        return probes.every((probe) => drain(probe).end);
+      });
+    },
+    judge: judgeEnded,
+  },
 ];
 
 /** All that a host's end has got by now. */
@@ -115,7 +119,8 @@ function drain(probe: Probe): { bytes: number[]; end: boolean; failed: number } 
 async function batch(
   world: AbuseWorld,
   prepare: Prepare,
-  cases: readonly { flags: number; place: Place }[],
+  judge: Judge,
+  cases: readonly Case[],
 ): Promise<void> {
   const { to, good, guest } = world;
   const listener = new HostListener();
@@ -129,7 +134,7 @@ async function batch(
     await guest.send(probe.frame(flags, { seq, ack, data: place.data }));
   }
   await good.roundTrip(100);
-  for (const [i, one] of cases.entries()) await judge(probes[i], one);
+  for (const [i, one] of cases.entries()) await judge(probes[i], one, world);
   for (const probe of probes) {
     await probe.send("RA"); // by now in sequence, whatever has come of it
     probe.close();
@@ -138,10 +143,7 @@ async function batch(
   listener.close();
 }
 
-async function judge(
-  probe: Probe,
-  { flags, place }: { flags: number; place: Place },
-): Promise<void> {
+async function judge(probe: Probe, { flags, place }: Case): Promise<void> {
   const what = `${letters(flags)}, ${place.name}`;
   const wanted = outcome(flags, place);
   const found = drain(probe);
@@ -161,14 +163,37 @@ async function judge(
   assertEquals(more, [...NEW], what);
 }
 
-async function known(world: AbuseWorld, prepare: Prepare, shift: number): Promise<void> {
-  const cases = [];
-  for (let flags = 0; flags < COMBINATIONS; flags++) {
-    const places = LONG ? PLACES : [PLACES[(flags * 7 + shift) % PLACES.length]];
-    for (const place of places) cases.push({ flags, place });
-  }
-  for (let i = 0; i < cases.length; i += BATCH) {
-    await batch(world, prepare, cases.slice(i, i + BATCH));
+/** The guest has ended its side: nothing of it counts any more but RST. */
+async function judgeEnded(
+  probe: Probe,
+  { flags, place }: Case,
+  { to }: AbuseWorld,
+): Promise<void> {
+  const what = `${letters(flags)}, ${place.name}`;
+  const reset = (flags & RST) !== 0 && place.seq === 0;
+  const { bytes, end } = drain(probe);
+  assertEquals(bytes, [], what);
+  assert(end, what);
+  // What Linux makes of RST in CLOSE-WAIT.
+  assertEquals(probe.host!.error, reset ? Errno.EPIPE : 0, what);
+  if (reset) return;
+  assertEquals(probe.host!.send(NEW), NEW.length, what);
+  await until(`${what}: data after it`, () => {
+    to.pump();
+    return probe.got.some(({ seq, data }) => seq === probe.ack && data.length > 0);
+  });
+  const { ack, data } = probe.got.find(({ data }) => data.length > 0)!;
+  assertEquals(data, NEW, what);
+  assertEquals(ack, probe.seq, what);
+}
+
+async function known(
+  world: AbuseWorld,
+  { prepare, judge }: State,
+  shift: number,
+): Promise<void> {
+  for (const cases of batches(everyCase(shift))) {
+    await batch(world, prepare, judge, cases);
   }
 }
 
@@ -205,58 +230,10 @@ async function closed(world: AbuseWorld): Promise<void> {
   }
 }
 
-/** The peer has accepted, the guest has not yet said that it knows. */
-async function synReceived(world: AbuseWorld): Promise<void> {
-  const { to, good, guest } = world;
-  const listener = new HostListener();
-  for (let first = 0; first < COMBINATIONS; first += BATCH) {
-    const probes: { probe: Probe; flags: number; place: Place }[] = [];
-    for (let flags = first; flags < first + BATCH; flags++) {
-      const place = PLACES[flags % PLACES.length];
-      const probe = new Probe(to, FIRST_PORT + flags, listener.port, START);
-      probes.push({ probe, flags, place });
-      await probe.syn();
-    }
-    await until("answers", () => {
-      to.pump();
-      return probes.every(({ probe }) => probe.takeSyn() || probe.ack !== 0);
-    });
-    for (const { probe, flags, place } of probes) {
-      const [seq, ack] = [probe.seq + place.seq, probe.ack + place.ack];
-      await guest.send(probe.frame(flags, { seq, ack }));
-    }
-    await good.roundTrip(100);
-    for (const { probe, flags, place } of probes) {
-      const reset = (flags & RST) !== 0 && place.seq === 0;
-      await probe.send("A");
-      await probe.send("PA", { data: NEW });
-      const what = `${letters(flags)}, ${place.name}`;
-      probe.got = [];
-      const fin = (flags & (FIN | SYN | RST | ACK)) === (FIN | ACK) && place.ack === 0 &&
-        place.seq <= 0;
-      await until(`${what}: an answer`, () => {
-        to.pump();
-        return probe.got.some((segment) =>
-          reset ? segment.flags === "R" : segment.ack !== probe.seq || fin
-        );
-      });
-      assert(reset || !probe.got.some(({ flags }) => flags === "R"), what);
-      probe.seq = probe.got.at(-1)!.ack;
-      if (!reset) await probe.send("RA");
-      probe.close();
-    }
-    for (let host = listener.accept(); host !== undefined; host = listener.accept()) {
-      host.close();
-    }
-  }
-  listener.close();
-}
-
 abuses("segments with every combination of flags", {}, [
   { name: "CLOSED", run: closed },
-  { name: "SYN-RECEIVED", run: synReceived },
-  ...STATES.map(([name, prepare], i) => ({
-    name,
-    run: (world: AbuseWorld) => known(world, prepare, i),
+  ...STATES.map((state, i) => ({
+    name: state.name,
+    run: (world: AbuseWorld) => known(world, state, i),
   })),
 ]);
