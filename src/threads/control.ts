@@ -15,6 +15,7 @@ export interface Settings {
 
 export type Command =
   | { readonly ask: "memory"; readonly map: MemoryMap }
+  /** Answered with an error number, 0 if there is none. */
   | { readonly ask: "start"; readonly ring: Vring; readonly settings: Settings }
   | { readonly ask: "update"; readonly ring: Vring }
   /** Answered with the next available index. */

@@ -3,6 +3,7 @@
  * pair 0 itself, and thread `n` has pair `n`.
  */
 import { monotonicMs } from "../../ffi/clock.ts";
+import { SyscallError } from "../../ffi/errno.ts";
 import type { Config } from "../config.ts";
 import { MessageKind } from "../flow/others.ts";
 import { type DataPath, summarize } from "../flow/datapath.ts";
@@ -128,8 +129,13 @@ export class ThreadPool {
     return this.#controls.map((_, i) => this.#ask(i + 1, command));
   }
 
+  /** @throws {SyscallError} if the frontend's kick cannot be waited for */
   startQueue(ring: Vring, settings: Settings): void {
-    this.#ask(ring.index >> 1, { ask: "start", ring: plain(ring), settings });
+    const thread = ring.index >> 1;
+    const number = this.#ask(thread, { ask: "start", ring: plain(ring), settings });
+    if (number !== 0) {
+      throw new SyscallError(`watching the kick of ring ${ring.index}`, number as number);
+    }
   }
   updateQueue(ring: Vring): void {
     this.#ask(ring.index >> 1, { ask: "update", ring: plain(ring) });

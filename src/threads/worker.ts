@@ -3,6 +3,7 @@
  * the main thread asks it to end, and never gives way to Deno's event loop.
  */
 import { monotonicMs } from "../../ffi/clock.ts";
+import { SyscallError } from "../../ffi/errno.ts";
 import { Epoll, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { forbidNewPrivileges } from "../../ffi/process.ts";
 import { eventData, EventKind } from "../flow/context.ts";
@@ -107,8 +108,7 @@ class Worker {
         path.setOffloads(command.settings.offloads);
         path.mtu = command.settings.mtu;
         this.#rings[command.ring.index & 1] = command.ring;
-        path.startQueue(command.ring);
-        return null;
+        return this.#start(command.ring);
       case "update":
         this.#rings[command.ring.index & 1] = command.ring;
         path.updateQueue(command.ring);
@@ -128,6 +128,17 @@ class Worker {
       case "end":
         this.#over = true;
         return null;
+    }
+  }
+
+  /** An error number where the frontend's kick cannot be waited for, else 0. */
+  #start(ring: Vring): number {
+    try {
+      this.#path.startQueue(ring);
+      return 0;
+    } catch (error) {
+      if (!(error instanceof SyscallError)) throw error;
+      return error.number;
     }
   }
 }
