@@ -13,6 +13,7 @@ const LENGTH_AT = 16;
 const NAME_AT = 19;
 const DOT = 0x2e;
 
+const decoder = new TextDecoder();
 let buffer: Arena | undefined;
 
 /** Opens a folder for reading. @throws {SyscallError} */
@@ -25,17 +26,37 @@ export function openFolder(path: string): number {
   return fd;
 }
 
-/** How many names are in a folder now, those with a dot in front left out. */
-export function countEntries(fd: number): number {
+/** Calls `take` with the place in `buffer` of each entry, `.` and `..` included. */
+function forEachEntry(fd: number, take: (view: DataView, at: number) => void): void {
   const { base, view } = buffer ??= new Arena(BUFFER_SIZE);
-  let count = 0;
   rawCall(Call.lseek, fd, 0, 0);
   for (;;) {
     const size = rawCall(Call.getdents64, fd, base, BUFFER_SIZE);
     if (size < 0) throw new SyscallError("getdents64()", -size);
-    if (size === 0) return count;
+    if (size === 0) return;
     for (let at = 0; at < size; at += view.getUint16(at + LENGTH_AT, true)) {
-      if (view.getUint8(at + NAME_AT) !== DOT) count++;
+      take(view, at);
     }
   }
+}
+
+/** How many names are in a folder now, those with a dot in front left out. */
+export function countEntries(fd: number): number {
+  let count = 0;
+  forEachEntry(fd, (view, at) => {
+    if (view.getUint8(at + NAME_AT) !== DOT) count++;
+  });
+  return count;
+}
+
+/** The names in a folder now, but for `.` and `..`. @throws {SyscallError} */
+export function entriesOf(fd: number): string[] {
+  const names: string[] = [];
+  forEachEntry(fd, (view, at) => {
+    const length = view.getUint16(at + LENGTH_AT, true) - NAME_AT;
+    const bytes = new Uint8Array(view.buffer, view.byteOffset + at + NAME_AT, length);
+    const name = decoder.decode(bytes.subarray(0, bytes.indexOf(0)));
+    if (name !== "." && name !== "..") names.push(name);
+  });
+  return names;
 }

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { SyscallError } from "./errno.ts";
 import { close } from "./event.ts";
-import { countEntries, openFolder } from "./folder.ts";
+import { countEntries, entriesOf, openFolder } from "./folder.ts";
 
 Deno.test("a folder that is open is counted again and again as it changes", () => {
   const path = Deno.makeTempDirSync();
@@ -13,6 +13,9 @@ Deno.test("a folder that is open is counted again and again as it changes", () =
     assertEquals(countEntries(fd), 1000);
     Deno.removeSync(`${path}/entry 7`);
     assertEquals(countEntries(fd), 999);
+    Deno.writeTextFileSync(`${path}/.hidden ü`, "");
+    const names = [...Deno.readDirSync(path)].map(({ name }) => name);
+    assertEquals(entriesOf(fd).sort(), names.sort());
     assertThrows(() => openFolder(`${path}/none`), SyscallError, "ENOENT");
   } finally {
     close(fd);

@@ -3,7 +3,7 @@ import { SyscallError } from "../ffi/errno.ts";
 import { EPOLLIN } from "../ffi/event.ts";
 import type { Config } from "./config.ts";
 import { eventData, EventKind } from "./flow/context.ts";
-import { socketsFor } from "./host/descriptors.ts";
+import { prepareToCount, socketsFor } from "./host/descriptors.ts";
 import { accessOf } from "./host/socket_access.ts";
 import { dropPrivileges } from "./host/privileges.ts";
 import { StartError } from "./errors.ts";
@@ -115,6 +115,7 @@ export class Service {
   confine(): InForce {
     const { sandbox: mode, socketPath, foreground, logFile } = this.#config;
     const toSyslog = !foreground && logFile === undefined;
+    prepareToCount();
     const sockets = [socketPath, this.#repair?.path].filter((path) => path !== undefined);
     return confine({
       mode,

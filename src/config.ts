@@ -69,7 +69,8 @@ export type OffloadName =
   | "mrg-rxbuf";
 
 /** --sandbox: how much of the sandbox must be had, see sandbox/confine.ts. */
-export type SandboxMode = "strict" | "default" | "none";
+export const SANDBOX_MODES = ["strict", "default", "none"] as const;
+export type SandboxMode = typeof SANDBOX_MODES[number];
 
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 

@@ -1,7 +1,13 @@
 /** From the command line and the host to one complete, checked {@link Config}. */
 import { describeFd } from "../../ffi/process.ts";
 import { MAX_SOCKET_PATH } from "../../ffi/unix_socket.ts";
-import type { Config, ForwardRule, SandboxMode, StateFormat } from "../config.ts";
+import {
+  type Config,
+  type ForwardRule,
+  SANDBOX_MODES,
+  type SandboxMode,
+  type StateFormat,
+} from "../config.ts";
 import { UsageError } from "../errors.ts";
 import type { HostFacts } from "../host/facts.ts";
 import { defaultUser, parseGroup, parseUser } from "../host/privileges.ts";
@@ -149,7 +155,7 @@ function processOptions(options: ParsedOptions) {
 function readSandbox(options: ParsedOptions): SandboxMode {
   const value = options.last("sandbox");
   if (value === undefined) return "default";
-  const mode = (["strict", "default", "none"] as const).find((m) => m === value.text);
+  const mode = SANDBOX_MODES.find((m) => m === value.text);
   if (mode !== undefined) return mode;
   throw new UsageError(value.written, "expected 'strict', 'default' or 'none'");
 }

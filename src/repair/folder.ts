@@ -1,6 +1,7 @@
 /** The helper in a folder: serves every socket there whose name ends in `.repair`. */
 import { Errno, SyscallError } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
+import { entriesOf, openFolder } from "../../ffi/folder.ts";
 import { FolderWatch } from "../../ffi/inotify.ts";
 import { connectUnix } from "../../ffi/unix_socket.ts";
 import { StartError } from "../errors.ts";
@@ -34,6 +35,8 @@ interface Place {
 /** Serves the sockets of a folder as they come and go. */
 export class FolderHelper {
   readonly #watch: FolderWatch;
+  /** The folder itself: once the helper is confined, it opens nothing more. */
+  readonly #folder: number;
   readonly #epoll = new Epoll();
   readonly #places = new Map<string, Place>();
   /** By the descriptor of the connection. */
@@ -46,6 +49,7 @@ export class FolderHelper {
   constructor(readonly folder: string, private readonly owner: number) {
     try {
       this.#watch = new FolderWatch(folder);
+      this.#folder = openFolder(folder);
     } catch (error) {
       throw new StartError((error as Error).message);
     }
@@ -67,7 +71,7 @@ export class FolderHelper {
 
   #scan(): void {
     try {
-      for (const { name } of Deno.readDirSync(this.folder)) this.#notice(name);
+      for (const name of entriesOf(this.#folder)) this.#notice(name);
     } catch (error) {
       throw new StartError(`${this.folder}: ${(error as Error).message}`);
     }

@@ -6,12 +6,15 @@ import { Errno, errnoName, SyscallError } from "../../ffi/errno.ts";
 import { close, Epoll, EPOLLIN, EPOLLRDHUP } from "../../ffi/event.ts";
 import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { connectUnix, receive, send, socketPair } from "../../ffi/unix_socket.ts";
+import { SANDBOX_MODES, type SandboxMode } from "../config.ts";
 import { StartError, UsageError } from "../errors.ts";
 import { strangerAt } from "../host/socket_access.ts";
 import { log } from "../log.ts";
+import type { Maker } from "../sandbox/calls.ts";
+import { confine, describe } from "../sandbox/confine.ts";
 import { Connection, RequestError } from "./connection.ts";
 import { FolderHelper } from "./folder.ts";
-import { MISSING, narrowToNetAdmin } from "./narrow.ts";
+import { isNarrow, MISSING, narrowToNetAdmin } from "./narrow.ts";
 import { newTcpSocket, probeRepair, REPAIR_OFF, REPAIR_ON } from "./switch.ts";
 
 /** How long a service that others wait for, too, is asked again. */
@@ -22,7 +25,7 @@ const LOG_RATE = 50;
 const WARM_UP_SOCKETS = 32;
 const WARM_UP_ROUNDS = 256;
 
-const HELP = `Usage: vuelo repair PATH
+const HELP = `Usage: vuelo repair [--sandbox MODE] PATH
 
 The privileged helper of live migration: turns TCP_REPAIR on and off for the sockets that
 a vuelo (or passt) without rights hands it. Start it on both hosts before migrating.
@@ -35,7 +38,7 @@ PATH is a folder:
 
 Needs CAP_NET_ADMIN in the user namespace that the network namespace of the connections
 belongs to. Gives up everything else at once, and if started as root becomes the user who
-owns PATH.
+owns PATH. --sandbox: default, strict or none, as in vuelo --help.
 
 Exit status: 0 the service ended the connection, 1 failure, 2 wrong usage.
 
@@ -52,7 +55,7 @@ Examples:
  * @throws {StartError} if it cannot serve, or no longer
  */
 export function repairCommand(args: readonly string[]): number {
-  const path = readArguments(args);
+  const { path, mode } = readArguments(args);
   if (path === undefined) {
     Deno.stdout.writeSync(new TextEncoder().encode(HELP));
     return 0;
@@ -66,27 +69,44 @@ export function repairCommand(args: readonly string[]): number {
   raiseDescriptorLimit();
   log.limit(LOG_RATE);
   warmUp();
-  return status.isDirectory
-    ? new FolderHelper(path, status.uid ?? 0).run()
-    : serveSocket(path, status.uid ?? 0);
+  if (!status.isDirectory) return serveSocket(path, status.uid ?? 0, mode);
+  const helper = new FolderHelper(path, status.uid ?? 0);
+  confineTo(["repair", "folder"], mode);
+  return helper.run();
 }
 
-/** PATH, or undefined if help was asked for. */
-function readArguments(args: readonly string[]): string | undefined {
-  const options = args.slice(0, args.includes("--") ? args.indexOf("--") : args.length);
-  if (options.includes("--help") || options.includes("-h")) return undefined;
-  const unknown = options.find((arg) => arg.startsWith("-"));
-  if (unknown !== undefined) {
-    throw new UsageError(`repair ${unknown}`, "unknown option; see vuelo repair --help");
+interface Arguments {
+  /** Undefined if help was asked for. */
+  readonly path?: string;
+  readonly mode: SandboxMode;
+}
+
+function readArguments(args: readonly string[]): Arguments {
+  const end = args.includes("--") ? args.indexOf("--") : args.length;
+  const paths = args.slice(end + 1);
+  let mode: SandboxMode = "default";
+  for (let i = 0; i < end; i++) {
+    const arg = args[i];
+    if (arg === "--help" || arg === "-h") return { mode };
+    if (arg === "--sandbox") mode = readMode(i + 1 < end ? args[++i] : "", arg);
+    else if (arg.startsWith("--sandbox=")) mode = readMode(arg.slice(10), "--sandbox");
+    else if (!arg.startsWith("-")) paths.push(arg);
+    else {
+      throw new UsageError(`repair ${arg}`, "unknown option; see vuelo repair --help");
+    }
   }
-  const paths = args.filter((arg, i) => arg !== "--" || i !== args.indexOf("--"));
-  if (paths.length !== 1 || paths[0] === "") {
-    throw new UsageError(
-      `repair with ${paths.length} arguments`,
-      "expected one, the path of a socket or folder; see vuelo repair --help",
-    );
-  }
-  return paths[0];
+  if (paths.length === 1 && paths[0] !== "") return { path: paths[0], mode };
+  throw new UsageError(
+    `repair with ${paths.length} arguments`,
+    "expected one, the path of a socket or folder; see vuelo repair --help",
+  );
+}
+
+function readMode(text: string, option: string): SandboxMode {
+  const mode = SANDBOX_MODES.find((known) => known === text);
+  if (mode !== undefined) return mode;
+  const expected = "expected 'strict', 'default' or 'none'";
+  throw new UsageError(`repair ${option} '${text}'`, expected);
 }
 
 function statusOf(path: string): Deno.FileInfo {
@@ -122,13 +142,23 @@ function warmUp(): void {
   close(other);
 }
 
-function serveSocket(path: string, owner: number): number {
+/** Gives up all that serving does not need, before anything is read. */
+function confineTo(makers: readonly Maker[], mode: SandboxMode): void {
+  const wanted = { mode, makers, sockets: [], capabilities: isNarrow(), repairs: true };
+  const inForce = confine(wanted);
+  const line = `repair: ${describe(inForce)}`;
+  if (inForce.lacking.length === 0) log.info(line);
+  else log.warn(line);
+}
+
+function serveSocket(path: string, owner: number, mode: SandboxMode): number {
   const fd = connectTo(path);
   const stranger = strangerAt(fd, owner, path);
   if (stranger !== "") throw new StartError(`repair: ${path}: ${stranger}`);
   const connection = new Connection(fd, path);
-  log.info(`repair: connected to ${path}`);
   const epoll = new Epoll(1);
+  confineTo(["repair"], mode);
+  log.info(`repair: connected to ${path}`);
   epoll.add(connection.fd, EPOLLIN | EPOLLRDHUP, 0);
   try {
     while (epoll.wait(-1) === 0 || connection.serve());

@@ -22,7 +22,7 @@ import { log } from "../log.ts";
 const MARKER = "VUELO_REPAIR_NARROWED";
 
 /** Whether no thread has a capability besides CAP_NET_ADMIN. */
-function isNarrow(): boolean {
+export function isNarrow(): boolean {
   const allowed = 1n << BigInt(CAP_NET_ADMIN);
   return rightsOfThreads().every((thread) => (thread.capabilities & ~allowed) === 0n);
 }

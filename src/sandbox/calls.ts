@@ -17,14 +17,15 @@ export interface Condition {
   readonly equals: number | "this process";
 }
 
-/** Who makes the call: the service, the service that logs to syslog, the repair helper. */
-export type Maker = "service" | "syslog" | "repair";
+/**
+ * Whose calls: the service's, and what it makes besides to log to syslog; the repair
+ * helper's, and what it makes besides to serve a folder.
+ */
+export type Maker = "service" | "syslog" | "repair" | "folder";
 
 export interface AllowedCall {
   readonly name: string;
   readonly numbers: Numbers;
-  /** Without: the service and the repair helper. */
-  readonly for?: readonly Maker[];
   /**
    * It is allowed if all conditions of one of these hold; without, always. Entries of one
    * call add up.
@@ -33,11 +34,14 @@ export interface AllowedCall {
   readonly reason: string;
 }
 
-const service: readonly Maker[] = ["service"];
-
 /** One of these values in an argument. */
 function oneOf(argument: number, ...values: number[]): Condition[][] {
   return values.map((equals) => [{ argument, equals }]);
+}
+
+/** An option of a socket, at this level. */
+function option(level: number, name: number): Condition[] {
+  return [{ argument: 1, equals: level }, { argument: 2, equals: name }];
 }
 
 /** A socket of this domain and type, whatever flags it is made with. */
@@ -47,6 +51,8 @@ function socketOf(domain: number, type: number): Condition[] {
 
 const [AF_UNIX, AF_INET, AF_INET6] = [1, 2, 10];
 const [SOCK_STREAM, SOCK_DGRAM] = [1, 2];
+const [SOL_SOCKET, IPPROTO_TCP, TCP_INFO, TCP_REPAIR] = [1, 6, 11, 19];
+const [SO_PEERCRED, SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK] = [17, 32, 33, 72];
 const PROT_EXEC = 4;
 const MAP_ANONYMOUS = 0x20;
 /** CLONE_VM | FS | FILES | SIGHAND | THREAD | SYSVSEM | SETTLS | PARENT_SETTID | … */
@@ -57,140 +63,30 @@ const [SIOCOUTQ, SIOCINQ, SIOCOUTQNSD, SIOCGIFINDEX] = [0x5411, 0x541b, 0x894b, 
 /** F_GETFD, F_SETFD, F_GETFL, F_SETFL; F_DUPFD_CLOEXEC, pipe's size, seals of a memfd. */
 const FCNTL = [1, 2, 3, 4, 1030, 1031, 1032, 1033, 1034];
 
-/** In the order in which the filter asks: first what is called for each packet. */
-export const ALLOWED: readonly AllowedCall[] = [
-  // Per packet, or per turn of the loop.
-  { name: "recvmsg", numbers: [47, 212], reason: "TCP payload; vhost-user messages" },
-  { name: "sendmsg", numbers: [46, 211], reason: "TCP payload; datagrams" },
+/** Of everyone: per packet, or per turn of the loop. */
+const LOOP: readonly AllowedCall[] = [
+  {
+    name: "recvmsg",
+    numbers: [47, 212],
+    reason: "payload; messages of frontends and services",
+  },
+  { name: "sendmsg", numbers: [46, 211], reason: "payload; datagrams; replies" },
   { name: "epoll_wait", numbers: [232, undefined], reason: "the loop" },
   { name: "epoll_pwait2", numbers: [441, 441], reason: "the loop, below a millisecond" },
-  { name: "read", numbers: [0, 63], reason: "kicks of the guest; state of a move" },
+  { name: "epoll_ctl", numbers: [233, 21], reason: "sockets to be watched" },
+  { name: "read", numbers: [0, 63], reason: "kicks; state of a move; names in a folder" },
   { name: "write", numbers: [1, 64], reason: "calls to the guest; log lines" },
-  { name: "sendmmsg", numbers: [307, 269], reason: "datagrams in batches" },
-  { name: "recvmmsg", numbers: [299, 243], reason: "datagrams in batches" },
-  { name: "writev", numbers: [20, 66], reason: "payload; the capture file" },
-  { name: "readv", numbers: [19, 65], reason: "payload" },
-  {
-    name: "recvfrom",
-    numbers: [45, 207],
-    reason: "peeks at sockets; the runtime's pipe",
-  },
-  {
-    name: "sendto",
-    numbers: [44, 206],
-    reason: "replies; syslog; the runtime's signals",
-  },
+  { name: "close", numbers: [3, 57], reason: "descriptors" },
+  { name: "futex", numbers: [202, 98], reason: "threads wait for each other" },
   {
     name: "epoll_pwait",
     numbers: [281, 22],
     reason: "the loop, where arm64 has no other",
   },
-  { name: "epoll_ctl", numbers: [233, 21], reason: "sockets to be watched" },
-  { name: "futex", numbers: [202, 98], reason: "threads wait for each other" },
-  // Connections and datagrams come and go.
-  { name: "accept4", numbers: [288, 242], reason: "forwarded ports; frontends; helpers" },
-  {
-    name: "socket",
-    numbers: [41, 198],
-    for: service,
-    when: [
-      socketOf(AF_INET, SOCK_STREAM),
-      socketOf(AF_INET, SOCK_DGRAM),
-      socketOf(AF_INET6, SOCK_STREAM),
-      socketOf(AF_INET6, SOCK_DGRAM),
-    ],
-    reason: "connections, datagrams and pings of the guest; no other kind of socket",
-  },
-  {
-    name: "socket",
-    numbers: [41, 198],
-    for: ["syslog"],
-    when: [socketOf(AF_UNIX, SOCK_DGRAM)],
-    reason: "libc connects to a logger that was started anew",
-  },
-  {
-    name: "socket",
-    numbers: [41, 198],
-    for: ["repair"],
-    when: [
-      socketOf(AF_UNIX, SOCK_STREAM),
-      socketOf(AF_INET, SOCK_STREAM),
-      socketOf(AF_INET6, SOCK_STREAM),
-    ],
-    reason: "connections to services; a socket to try repair mode on",
-  },
-  { name: "connect", numbers: [42, 203], reason: "connections of the guest" },
-  { name: "bind", numbers: [49, 200], for: service, reason: "the guest's ports" },
-  { name: "listen", numbers: [50, 201], for: service, reason: "ports of a moved guest" },
-  { name: "setsockopt", numbers: [54, 208], reason: "sockets; TCP_REPAIR" },
-  { name: "getsockopt", numbers: [55, 209], reason: "sockets; TCP_INFO" },
-  { name: "getsockname", numbers: [51, 204], reason: "the port a socket was given" },
-  { name: "getpeername", numbers: [52, 205], reason: "who connected" },
-  { name: "shutdown", numbers: [48, 210], reason: "half-closed connections" },
-  { name: "close", numbers: [3, 57], reason: "descriptors" },
-  {
-    name: "ioctl",
-    numbers: [16, 29],
-    when: oneOf(1, SIOCOUTQ, SIOCINQ, SIOCOUTQNSD, SIOCGIFINDEX),
-    reason: "bytes in queues of a moved connection; number of an interface",
-  },
-  {
-    name: "fcntl",
-    numbers: [72, 25],
-    when: oneOf(1, ...FCNTL),
-    reason:
-      "descriptors that a frontend hands over; seals. Not F_SETOWN: it sends signals",
-  },
-  { name: "dup2", numbers: [33, undefined], reason: "the terminal that is left" },
-  { name: "dup3", numbers: [292, 24], reason: "the same" },
-  // A move, and its rehearsal.
-  { name: "pipe2", numbers: [293, 59], for: service, reason: "rehearsal of a move" },
-  {
-    name: "socketpair",
-    numbers: [53, 199],
-    when: oneOf(0, AF_UNIX),
-    reason: "rehearsal of a move, and of the repair helper",
-  },
-  { name: "memfd_create", numbers: [319, 279], reason: "memory of the rehearsed guest" },
-  { name: "ftruncate", numbers: [77, 46], reason: "the same; a log file that is full" },
-  { name: "eventfd2", numbers: [290, 19], reason: "kicks of the rehearsed guest" },
-  { name: "epoll_create1", numbers: [291, 20], reason: "whether a descriptor can wait" },
-  { name: "timerfd_create", numbers: [283, 85], reason: "waits below a millisecond" },
-  { name: "timerfd_settime", numbers: [286, 86], reason: "the same" },
-  { name: "readlink", numbers: [89, undefined], reason: "what a kick's descriptor is" },
-  { name: "readlinkat", numbers: [267, 78], reason: "the same" },
-  { name: "poll", numbers: [7, undefined], reason: "whether the other end has gone" },
-  { name: "ppoll", numbers: [271, 73], reason: "the same" },
-  // Files: none can be opened.
-  {
-    name: "lseek",
-    numbers: [8, 62],
-    reason: "the log file's end; reading a folder again",
-  },
-  { name: "fstat", numbers: [5, 80], reason: "size of a memory region" },
-  { name: "newfstatat", numbers: [262, 79], reason: "the same, by newer libraries" },
-  { name: "statx", numbers: [332, 291], reason: "whether the socket is still ours" },
-  { name: "getcwd", numbers: [79, 17], reason: "the same, if its path is relative" },
-  { name: "unlink", numbers: [87, undefined], reason: "removes the socket at the end" },
-  { name: "unlinkat", numbers: [263, 35], reason: "the same" },
-  {
-    name: "getdents64",
-    numbers: [217, 61],
-    reason: "counts descriptors before Linux 6.2",
-  },
-  {
-    name: "openat",
-    numbers: [257, 56],
-    for: ["repair"],
-    when: [[{ argument: 2, mask: 0o3, equals: 0 }]],
-    reason: "reads the folder again after many changes; for reading only",
-  },
-  {
-    name: "inotify_add_watch",
-    numbers: [254, 27],
-    for: ["repair"],
-    reason: "the folder of sockets",
-  },
+];
+
+/** What the runtime does by itself. */
+const RUNTIME: readonly AllowedCall[] = [
   // Memory.
   {
     name: "mmap",
@@ -261,6 +157,156 @@ export const ALLOWED: readonly AllowedCall[] = [
   { name: "exit", numbers: [60, 93], reason: "a thread ends" },
   { name: "exit_group", numbers: [231, 94], reason: "the process ends" },
 ];
+
+const SERVICE: readonly AllowedCall[] = [
+  { name: "sendmmsg", numbers: [307, 269], reason: "datagrams in batches" },
+  { name: "recvmmsg", numbers: [299, 243], reason: "datagrams in batches" },
+  { name: "writev", numbers: [20, 66], reason: "payload; the capture file" },
+  { name: "readv", numbers: [19, 65], reason: "payload" },
+  {
+    name: "recvfrom",
+    numbers: [45, 207],
+    reason: "peeks at sockets; the runtime's pipe",
+  },
+  {
+    name: "sendto",
+    numbers: [44, 206],
+    reason: "replies; syslog; the runtime's signals",
+  },
+  // Connections and datagrams come and go.
+  { name: "accept4", numbers: [288, 242], reason: "forwarded ports; frontends; helpers" },
+  {
+    name: "socket",
+    numbers: [41, 198],
+    when: [
+      socketOf(AF_INET, SOCK_STREAM),
+      socketOf(AF_INET, SOCK_DGRAM),
+      socketOf(AF_INET6, SOCK_STREAM),
+      socketOf(AF_INET6, SOCK_DGRAM),
+    ],
+    reason: "connections, datagrams and pings of the guest; no other kind of socket",
+  },
+  { name: "connect", numbers: [42, 203], reason: "connections of the guest" },
+  { name: "bind", numbers: [49, 200], reason: "the guest's ports" },
+  { name: "listen", numbers: [50, 201], reason: "ports of a moved guest" },
+  { name: "setsockopt", numbers: [54, 208], reason: "sockets" },
+  { name: "getsockopt", numbers: [55, 209], reason: "sockets; TCP_INFO" },
+  { name: "getsockname", numbers: [51, 204], reason: "the port a socket was given" },
+  { name: "getpeername", numbers: [52, 205], reason: "who connected" },
+  { name: "shutdown", numbers: [48, 210], reason: "half-closed connections" },
+  {
+    name: "ioctl",
+    numbers: [16, 29],
+    when: oneOf(1, SIOCOUTQ, SIOCINQ, SIOCOUTQNSD, SIOCGIFINDEX),
+    reason: "bytes in queues of a moved connection; number of an interface",
+  },
+  {
+    name: "fcntl",
+    numbers: [72, 25],
+    when: oneOf(1, ...FCNTL),
+    reason:
+      "descriptors that a frontend hands over; seals. Not F_SETOWN: it sends signals",
+  },
+  { name: "dup2", numbers: [33, undefined], reason: "the terminal that is left" },
+  { name: "dup3", numbers: [292, 24], reason: "the same" },
+  // A move, and its rehearsal.
+  { name: "pipe2", numbers: [293, 59], reason: "rehearsal of a move" },
+  {
+    name: "socketpair",
+    numbers: [53, 199],
+    when: oneOf(0, AF_UNIX),
+    reason: "rehearsal of a move, and of the repair helper",
+  },
+  { name: "memfd_create", numbers: [319, 279], reason: "memory of the rehearsed guest" },
+  { name: "ftruncate", numbers: [77, 46], reason: "the same; a log file that is full" },
+  { name: "eventfd2", numbers: [290, 19], reason: "kicks of the rehearsed guest" },
+  { name: "epoll_create1", numbers: [291, 20], reason: "whether a descriptor can wait" },
+  { name: "timerfd_create", numbers: [283, 85], reason: "waits below a millisecond" },
+  { name: "timerfd_settime", numbers: [286, 86], reason: "the same" },
+  { name: "readlink", numbers: [89, undefined], reason: "what a kick's descriptor is" },
+  { name: "readlinkat", numbers: [267, 78], reason: "the same" },
+  { name: "poll", numbers: [7, undefined], reason: "whether the other end has gone" },
+  { name: "ppoll", numbers: [271, 73], reason: "the same" },
+  // Files: none can be opened.
+  {
+    name: "lseek",
+    numbers: [8, 62],
+    reason: "the log file's end; reading a folder again",
+  },
+  { name: "fstat", numbers: [5, 80], reason: "size of a memory region" },
+  { name: "newfstatat", numbers: [262, 79], reason: "the same, by newer libraries" },
+  { name: "statx", numbers: [332, 291], reason: "whether the socket is still ours" },
+  { name: "getcwd", numbers: [79, 17], reason: "the same, if its path is relative" },
+  { name: "unlink", numbers: [87, undefined], reason: "removes the socket at the end" },
+  { name: "unlinkat", numbers: [263, 35], reason: "the same" },
+  {
+    name: "getdents64",
+    numbers: [217, 61],
+    reason: "counts descriptors before Linux 6.2",
+  },
+];
+
+const SYSLOG: readonly AllowedCall[] = [
+  {
+    name: "socket",
+    numbers: [41, 198],
+    when: [socketOf(AF_UNIX, SOCK_DGRAM)],
+    reason: "libc connects to a logger that was started anew",
+  },
+];
+
+/** What is open when it begins is all that the helper has; see also FOLDER. */
+const REPAIR: readonly AllowedCall[] = [
+  {
+    name: "setsockopt",
+    numbers: [54, 208],
+    when: [
+      option(IPPROTO_TCP, TCP_REPAIR),
+      option(SOL_SOCKET, SO_SNDBUFFORCE),
+      option(SOL_SOCKET, SO_RCVBUFFORCE),
+      option(SOL_SOCKET, SO_BUF_LOCK),
+    ],
+    reason: "repair mode; buffers of new sockets. Nothing else that CAP_NET_ADMIN may",
+  },
+  {
+    name: "getsockopt",
+    numbers: [55, 209],
+    when: [option(IPPROTO_TCP, TCP_REPAIR), option(IPPROTO_TCP, TCP_INFO)],
+    reason: "the mode and the state that a socket is in",
+  },
+];
+
+const FOLDER: readonly AllowedCall[] = [
+  {
+    name: "socket",
+    numbers: [41, 198],
+    when: [socketOf(AF_UNIX, SOCK_STREAM)],
+    reason: "connections to services that come",
+  },
+  { name: "connect", numbers: [42, 203], reason: "the same" },
+  {
+    name: "getsockopt",
+    numbers: [55, 209],
+    when: [option(SOL_SOCKET, SO_PEERCRED)],
+    reason: "who listens at a socket",
+  },
+  { name: "statx", numbers: [332, 291], reason: "what a name is, and whose" },
+  { name: "getcwd", numbers: [79, 17], reason: "the same, if its path is relative" },
+  { name: "lseek", numbers: [8, 62], reason: "reads the folder again" },
+  { name: "getdents64", numbers: [217, 61], reason: "the same" },
+];
+
+const OWN: Readonly<Record<Maker, readonly AllowedCall[]>> = {
+  service: SERVICE,
+  syslog: SYSLOG,
+  repair: REPAIR,
+  folder: FOLDER,
+};
+
+/** In the order in which the filter asks: first what is called for each packet. */
+export function allowedFor(makers: readonly Maker[]): readonly AllowedCall[] {
+  return [...LOOP, ...makers.flatMap((maker) => OWN[maker]), ...RUNTIME];
+}
 
 /** A call that is not merely refused. */
 export interface SpecialCall {

@@ -9,7 +9,6 @@ import { landlockVersion } from "../../ffi/landlock.ts";
 import { hasSeccomp, installFilter } from "../../ffi/seccomp.ts";
 import type { SandboxMode } from "../config.ts";
 import { StartError } from "../errors.ts";
-import { prepareToCount } from "../host/descriptors.ts";
 import type { Maker } from "./calls.ts";
 import { isKnown, makeProgram } from "./program.ts";
 
@@ -80,7 +79,6 @@ export function confine(wanted: Wanted): InForce {
   const { mode, makers, sockets } = wanted;
   const all: Layer[] = [capabilities(wanted.capabilities, wanted.repairs)];
   if (mode !== "none") {
-    prepareToCount();
     // Calls last: what comes before them would be refused.
     all.push(memory(), files(sockets), calls(makers));
   } else all.push({ lacks: "--sandbox none" });

@@ -2,7 +2,7 @@
 import { Errno } from "../../ffi/errno.ts";
 import { Action, INSTRUCTION_SIZE } from "../../ffi/seccomp.ts";
 import {
-  ALLOWED,
+  allowedFor,
   type Condition,
   DEADLY,
   type Maker,
@@ -65,12 +65,9 @@ function chosen(
   number: (numbers: Numbers) => number | undefined,
 ): Map<number, Conditions | undefined> {
   const calls = new Map<number, Conditions | undefined>();
-  for (const entry of ALLOWED) {
+  for (const entry of allowedFor(makers)) {
     const key = number(entry.numbers);
     if (key === undefined) continue;
-    if (entry.for !== undefined && !entry.for.some((maker) => makers.includes(maker))) {
-      continue;
-    }
     const before = calls.has(key) ? calls.get(key) : [];
     const both = before === undefined || entry.when === undefined
       ? undefined

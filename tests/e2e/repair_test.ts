@@ -152,7 +152,8 @@ Deno.test("vuelo repair: wrong requests end it with status 1 and a line", async 
         assertEquals(await client.answer(), []);
         assertEquals((await helper.status).code, 1);
         assertMatch(helper.output, line);
-        assertEquals(helper.output.trim().split("\n").length, 2);
+        // What is in force, and that it has connected, were the first.
+        assertEquals(helper.output.trim().split("\n").length, 3);
         assertEquals(modes(fds), [1, 0, 0, 0]);
       });
     }
@@ -169,6 +170,8 @@ Deno.test("vuelo repair: wrong usage, help, and nobody there", async () => {
     const cases: [args: string[], code: number, line: RegExp][] = [
       [[], 2, /^vuelo: repair with 0 arguments: expected one/],
       [["a", "b"], 2, /^vuelo: repair with 2 arguments: expected one/],
+      [["--sandbox", "some", "a"], 2, /^vuelo: repair --sandbox 'some': expected 'st/],
+      [["--sandbox"], 2, /^vuelo: repair --sandbox '': expected 'strict', 'default'/],
       [["--nonsense"], 2, /^vuelo: repair --nonsense: unknown option/],
       [[`${folder}/file`], 2, /file': expected a socket or a folder$/m],
       [[`${folder}/none`], 1, /^vuelo: .*none: .*[Nn]o such file/],
@@ -183,7 +186,7 @@ Deno.test("vuelo repair: wrong usage, help, and nobody there", async () => {
     for (const flag of ["--help", "-h"]) {
       const help = await runVuelo(["repair", flag]);
       assertEquals([help.code, help.stderr], [0, ""]);
-      assertMatch(help.stdout, /^Usage: vuelo repair PATH\n/);
+      assertMatch(help.stdout, /^Usage: vuelo repair \[--sandbox MODE\] PATH\n/);
       const lines = help.stdout.split("\n");
       assert(lines.length <= 25 && lines.every((line) => line.length <= 90));
     }

@@ -2,20 +2,14 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
-import { background, inFolder, IS_ROOT, run, vuelo } from "../support/cli.ts";
+import { background, inFolder, IS_ROOT, run, sandboxReport } from "../support/cli.ts";
 import { parseOptions } from "../../src/cli/options.ts";
 import { Process, until } from "../support/lab_process.ts";
-import { ordinaryUser } from "../support/lab_user.ts";
+import { ordinaryUser, vueloOf } from "../support/lab_user.ts";
 
 const FIXED = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
 const NONE = "0000000000000000";
 const KINDS = ["socket", "file", "eventpoll", "eventfd", "pipe", "bpf-prog", "timerfd"];
-
-async function reportOn(pid: number): Promise<{ code: number; report: ProcessReport }> {
-  const { code, stdout, stderr } = await run(["sandbox-report", "--json", String(pid)]);
-  assertEquals(stderr, "");
-  return { code, report: JSON.parse(stdout)[0] as ProcessReport };
-}
 
 /** What holds for every thread, whoever started it. */
 function checkThreads(report: ProcessReport, user: number): void {
@@ -39,7 +33,7 @@ if (IS_ROOT) {
       const files = ["-s", `${folder}/socket`, "-l", `${folder}/log`];
       const args = [...FIXED, ...files, "-p", `${folder}/pcap`, "--queues", "2"];
       await background(folder, [...args, "--runas", "54321"], async (pid) => {
-        const { code, report } = await reportOn(pid);
+        const { code, report } = await sandboxReport(pid);
         assertEquals([code, report.lacking], [0, []]);
         checkThreads(report, 54321);
         for (const thread of report.threads) {
@@ -66,18 +60,14 @@ Deno.test("started by an ordinary user: every thread is confined", async () => {
   const folder = await Deno.makeTempDir({ prefix: "vuelo-sandbox-" });
   const { uid = Deno.uid() ?? 0 } = user.backend;
   await Deno.chown(folder, uid, uid);
-  const [program, args] = vuelo(["-f", ...FIXED, "-s", `${folder}/socket`]);
-  const { command } = user.backend;
-  // The sources are read by the copy of Deno, the executable is a copy itself.
-  const copied = command !== undefined && !Deno.env.has("VUELO_BIN");
-  const rest = copied ? ["run", "-A", ...args.slice(3)] : args;
-  const backend = new Process([command?.[0] ?? program, ...rest], user.backend);
+  const command = vueloOf(user, ["-f", ...FIXED, "-s", `${folder}/socket`]);
+  const backend = new Process(command, user.backend);
   try {
     await until("vuelo says what is in force", () => {
       if (backend.ended) throw new Error(backend.output);
       return /^.*Sandbox: .*$/m.test(backend.output);
     });
-    const { code, report } = await reportOn(backend.pid);
+    const { code, report } = await sandboxReport(backend.pid);
     assertEquals([code, report.lacking], [0, []]);
     checkThreads(report, uid);
   } finally {
@@ -93,7 +83,7 @@ Deno.test("--sandbox none leaves calls and files, and is said to lack them", asy
       [...FIXED, "-s", `${folder}/socket`, "--sandbox=none"],
       async (pid, printed) => {
         assertMatch(printed, /Sandbox: .*lacking: --sandbox none/);
-        const { code, report } = await reportOn(pid);
+        const { code, report } = await sandboxReport(pid);
         assertEquals(code, 1);
         assertStringIncludes(report.lacking.join(), "system calls filtered");
       },
@@ -121,25 +111,39 @@ async function confined(...args: string[]) {
 
 /** Calls of which a library would believe that the kernel is older. */
 const MISSING = ["clone3", "a call to come"];
+const ENOTSOCK = 88;
 
-Deno.test("what the service never does is refused, on every thread; it can talk", async () => {
-  const { text, said } = await confined("refused");
+/** Has the process that MAKERS stands for try what it may not, and checks the outcome. */
+async function checkRefused(makers: string): Promise<Record<string, unknown>> {
+  const { text, said } = await confined("refused", makers);
   assert(text !== "", said);
-  const { whole, thread, talk, ...refused } = JSON.parse(text);
+  const { whole, thread, talk, repair, ...refused } = JSON.parse(text);
   assertEquals(whole, true);
   for (const [call, result] of Object.entries(refused)) {
     const error = MISSING.includes(call) ? Errno.ENOSYS : Errno.EPERM;
     assertEquals(result, -error, call);
   }
   assertEquals(thread, "PermissionDenied");
-  assertEquals(talk, "word");
+  return { talk, repair };
+}
+
+Deno.test("what the service never does is refused, on every thread; it can talk", async () => {
+  assertEquals((await checkRefused("service")).talk, "word");
 });
 
-for (const call of ["execve", "ptrace", "mount", "unshare", "add_key", "init_module"]) {
-  Deno.test(`${call} ends a process that has been taken over`, async () => {
-    const { signal, code, said, text } = await confined("deadly", call);
-    assertEquals([signal, text], ["SIGSYS", ""], `${code}: ${said}`);
+for (const makers of ["repair", "repair,folder"]) {
+  Deno.test(`what the repair helper never does is refused: ${makers}`, async () => {
+    assertEquals((await checkRefused(makers)).repair, -ENOTSOCK);
   });
+}
+
+for (const call of ["execve", "ptrace", "mount", "unshare", "add_key", "init_module"]) {
+  for (const makers of ["service", "repair,folder"]) {
+    Deno.test(`${call} ends a process that has been taken over: ${makers}`, async () => {
+      const { signal, code, said, text } = await confined("deadly", makers, call);
+      assertEquals([signal, text], ["SIGSYS", ""], `${code}: ${said}`);
+    });
+  }
 }
 
 Deno.test("Landlock: no files are opened or made; a socket can be removed", async () => {

@@ -1,4 +1,5 @@
 /** Runs vuelo from outside: the sources, or the executable that VUELO_BIN names. */
+import type { ProcessReport } from "../../src/sandbox/report.ts";
 import { until } from "./lab_process.ts";
 
 /**
@@ -36,6 +37,15 @@ export async function run(args: readonly string[]): Promise<Result> {
     stdout: decoder.decode(output.stdout),
     stderr: decoder.decode(output.stderr),
   };
+}
+
+/** What `vuelo sandbox-report` says of a process, and its exit status. */
+export async function sandboxReport(
+  pid: number,
+): Promise<{ code: number; report: ProcessReport }> {
+  const { code, stdout, stderr } = await run(["sandbox-report", "--json", String(pid)]);
+  if (stderr !== "") throw new Error(`sandbox-report: ${stderr}`);
+  return { code, report: JSON.parse(stdout)[0] as ProcessReport };
 }
 
 /** A fresh folder that every user may enter, removed after `body`. */

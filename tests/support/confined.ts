@@ -1,15 +1,16 @@
 /**
- * A process that confines itself as the service does and then makes a system call, or
- * all of those that are to be refused; prints what came of it, as JSON.
+ * A process that confines itself as the service or the repair helper does and then makes a
+ * system call, or all of those that are to be refused; prints what came of it, as JSON.
  *
- * Arguments: `refused`, `deadly NAME`, or `files`.
+ * Arguments: `refused MAKERS`, `deadly MAKERS NAME` (whose calls are allowed: `service`,
+ * `repair`, `repair,folder`), or `files`.
  */
 import { Arena } from "../../ffi/arena.ts";
 import { forbidFiles } from "../../ffi/confinement.ts";
 import { dropCapabilities } from "../../ffi/capabilities.ts";
 import { landlockVersion } from "../../ffi/landlock.ts";
 import { rawCall } from "../../ffi/raw_call.ts";
-import { DEADLY } from "../../src/sandbox/calls.ts";
+import { DEADLY, type Maker } from "../../src/sandbox/calls.ts";
 import { confine } from "../../src/sandbox/confine.ts";
 
 const COLUMN = Deno.build.arch === "x86_64" ? 0 : 1;
@@ -37,8 +38,43 @@ const CALLS: Record<string, readonly [number, number, ...(number | bigint)[]]> =
   "a call to come": [1000, 1000],
 };
 
-function make(name: string): number {
-  const [x86, arm, ...args] = CALLS[name];
+/** What the service may and the repair helper may not. */
+const CALLS_OF_SERVICE: typeof CALLS = {
+  "socket(AF_INET)": [41, 198, 2, 1, 0],
+  bind: [49, 200, 0, 0, 0],
+  accept4: [288, 242, 0, 0, 0, 0],
+  "setsockopt(SO_RCVBUF)": [54, 208, 0, 1, 8, 0, 0],
+  "setsockopt(IPT_SO_SET_REPLACE)": [54, 208, 0, 0, 64, 0, 0],
+  "getsockopt(SO_ERROR)": [55, 209, 0, 1, 4, 0, 0],
+  "ioctl(SIOCGIFINDEX)": [16, 29, 0, 0x8933, 0],
+  "fcntl(F_DUPFD_CLOEXEC)": [72, 25, 0, 1030, 3],
+  pipe2: [293, 59, 0, 0],
+  memfd_create: [319, 279, 0, 0],
+  eventfd2: [290, 19, 0, 0],
+  unlinkat: [263, 35, -100, 0, 0],
+};
+
+/** What the repair helper of one socket may not, and that of a folder may. */
+const CALLS_OF_FOLDER: typeof CALLS = {
+  connect: [42, 203, 0, 0, 0],
+  "getsockopt(SO_PEERCRED)": [55, 209, 0, 1, 17, 0, 0],
+  statx: [332, 291, -100, 0, 0, 0, 0],
+  getdents64: [217, 61, 0, 0, 0],
+};
+
+/** What is to be refused. */
+function forbidden(makers: readonly string[]): typeof CALLS {
+  if (makers.includes("service")) return CALLS;
+  const calls = { ...CALLS, ...CALLS_OF_SERVICE };
+  if (!makers.includes("folder")) return { ...calls, ...CALLS_OF_FOLDER };
+  delete calls["socket(AF_UNIX)"];
+  return calls;
+}
+
+/** setsockopt(TCP_REPAIR) on what is no socket. */
+const REPAIR: typeof CALLS[string] = [54, 208, 0, 6, 19, 0, 0];
+
+function make([x86, arm, ...args]: typeof CALLS[string]): number {
   return rawCall([x86, arm][COLUMN], ...args);
 }
 
@@ -81,11 +117,11 @@ async function talk(): Promise<string> {
   return text;
 }
 
-function confineAll(): boolean {
+function confineAll(makers: readonly string[]): boolean {
   dropCapabilities();
   const inForce = confine({
     mode: "default",
-    makers: ["service"],
+    makers: makers as Maker[],
     sockets: [],
     capabilities: true,
     repairs: false,
@@ -93,17 +129,19 @@ function confineAll(): boolean {
   return inForce.lacking.length === 0;
 }
 
-const [what, name = ""] = Deno.args;
+const [what, whose = "", name = ""] = Deno.args;
+const makers = whose.split(",");
 const results: Record<string, unknown> = {};
 rawCall(39); // binds the function while files may be read
 if (what === "refused") {
   const read = otherThread();
   await read("");
   await talk();
-  results.whole = confineAll();
-  for (const call of Object.keys(CALLS)) results[call] = make(call);
+  results.whole = confineAll(makers);
+  for (const [call, how] of Object.entries(forbidden(makers))) results[call] = make(how);
   results.thread = await read("/etc/hostname");
-  results.talk = await talk();
+  if (makers.includes("service")) results.talk = await talk();
+  else results.repair = make(REPAIR);
 } else if (what === "files") {
   const read = otherThread();
   await read("");
@@ -131,7 +169,7 @@ if (what === "refused") {
   results.removed = true;
 } else {
   const call = DEADLY.find((entry) => entry.name === name)?.numbers[COLUMN];
-  if (call === undefined || !confineAll()) Deno.exit(3);
+  if (call === undefined || !confineAll(makers)) Deno.exit(3);
   results.survived = rawCall(call, new Arena(64).base, 0, 0, 0, 0);
 }
 Deno.stdout.writeSync(new TextEncoder().encode(JSON.stringify(results) + "\n"));

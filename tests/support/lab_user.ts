@@ -1,5 +1,6 @@
 /** Runs the back-end as an ordinary user, who cannot read root's files. */
 import { backendCommand, type BackendOptions } from "./lab_backend.ts";
+import { vuelo } from "./cli.ts";
 import { run } from "./lab_process.ts";
 import { reentered } from "./lab_userns.ts";
 
@@ -44,4 +45,14 @@ export async function ordinaryUser(): Promise<OrdinaryUser> {
     await dispose();
     throw error;
   }
+}
+
+/** The command line with which that user starts vuelo; `user.backend` goes with it. */
+export function vueloOf(user: OrdinaryUser, args: readonly string[]): string[] {
+  const [program, all] = vuelo(args);
+  const own = user.backend.command?.[0];
+  if (own === undefined) return [program, ...all];
+  // The sources are read by the user's copy of Deno; the executable is a copy itself.
+  const [run, , ...rest] = all;
+  return Deno.env.has("VUELO_BIN") ? [own, ...all] : [own, run, ...rest];
 }
