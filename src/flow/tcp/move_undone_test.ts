@@ -209,6 +209,25 @@ inWorlds(
   },
 );
 
+inWorlds(
+  "of a connection that the guest answers after the move each byte comes once",
+  (source, target) => {
+    const listener = source.forward(80);
+    const host = source.keep(HostTcp.connect(LOOPBACK4, listener.port));
+    const guest = source.guest(host.port, { fromPort: 80 });
+    source.until("SYN", () => guest.peerIsn !== undefined);
+    move(source, target, [guest]);
+    host.send(pattern(5000));
+    guest.in("SA");
+    target.until("data", () => guest.received.length > 0);
+    host.send(pattern(20_000, 7));
+    target.until("all data", () => (guest.in("A"), guest.received.length >= 25_000));
+    const expected = [...pattern(5000), ...pattern(20_000, 7)];
+    assertEquals(guest.received, expected);
+    guest.finish(host);
+  },
+);
+
 inWorlds("a connection whose address is missing is reset, the others are not", (
   source,
   target,

@@ -77,7 +77,7 @@ function goOn(t: TcpShared, flow: number, fd: number): void {
   t.sendBuffer[flow] = 0;
   dropAcknowledged(t, flow); // what could not be while in repair mode
   const established = t.state(flow) === TcpState.established;
-  if (established && !setPeekOffset(t, flow, fd)) t.mark(flow, TcpFlow.failed);
+  if (!setPeekOffset(t, flow, fd)) t.mark(flow, TcpFlow.failed);
   const data = eventData(EventKind.tcp, flow);
   if (!epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
     t.mark(flow, TcpFlow.failed);
@@ -100,7 +100,9 @@ function goOn(t: TcpShared, flow: number, fd: number): void {
 function setPeekOffset(t: TcpShared, flow: number, fd: number): boolean {
   if (!(isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6)) return true;
   const fin = t.has(flow, TcpFlow.finToGuest) && !t.has(flow, TcpFlow.finToGuestAcked);
-  const bytes = inFlight(t, flow) - (fin ? 1 : 0);
+  // Before the guest has answered, what is under way is a SYN, and no byte.
+  const established = t.state(flow) === TcpState.established;
+  const bytes = established ? inFlight(t, flow) - (fin ? 1 : 0) : 0;
   return setOption(fd, SOL_SOCKET, SO_PEEK_OFF, Math.max(0, bytes)) === 0;
 }
 
