@@ -4,7 +4,7 @@
  */
 import { openOwnFile } from "../../ffi/own_file.ts";
 import type { FrameCapture } from "./frame_sink.ts";
-import { type FrameSource, MAX_FRAME } from "./frame_source.ts";
+import type { FrameSource } from "./frame_source.ts";
 import type { GuestMemory } from "./guest_memory.ts";
 import { completeChecksum, NET_HEADER_SIZE } from "./net_header.ts";
 import type { Segments } from "./virtqueue.ts";
@@ -14,6 +14,8 @@ const LINKTYPE_ETHERNET = 1;
 const FILE_HEADER_SIZE = 24;
 const RECORD_HEADER_SIZE = 16;
 const SNAPLEN = 262_144;
+/** What IPv6 can carry at most, which is more than a guest may send as one frame. */
+const LONGEST = 14 + 40 + 65_535;
 
 /** Takes the bytes of a record, or of the file's header; they are the caller's again then. */
 export type CaptureOutput = (bytes: Uint8Array) => void;
@@ -47,7 +49,7 @@ export function openCapture(path: string): CaptureOutput {
 export class Pcap implements FrameCapture {
   readonly #output: CaptureOutput;
   readonly #memory: GuestMemory;
-  readonly #record = new Uint8Array(RECORD_HEADER_SIZE + NET_HEADER_SIZE + MAX_FRAME + 2);
+  readonly #record = new Uint8Array(RECORD_HEADER_SIZE + NET_HEADER_SIZE + LONGEST);
   readonly #view = new DataView(this.#record.buffer);
   /** The frame with its net header before it, after room for the record's header. */
   readonly #frame = new DataView(

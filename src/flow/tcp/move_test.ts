@@ -15,6 +15,8 @@ import {
   readAll,
 } from "../../../tests/support/two_worlds.ts";
 import { isInRepair } from "../../repair/switch.ts";
+import { FLOW_WORDS } from "../table.ts";
+import { TcpWord } from "./layout.ts";
 
 for (const six of [false, true]) {
   const family = six ? "IPv6" : "IPv4";
@@ -115,6 +117,23 @@ for (const six of [false, true]) {
       assert(after > before * 0.99, `${before} before, ${after} after`);
       assert(!isInRepair(fd));
       guest.finish(host);
+    },
+  );
+}
+
+for (const six of [false, true]) {
+  inWorlds(
+    `a segment size that no packet has room for is cut (${six ? "IPv6" : "IPv4"})`,
+    (source, target) => {
+      const { guest, host } = source.connect({ six });
+      const saved = save(source);
+      leave(source);
+      saved.entries[TcpWord.mss] = 65535;
+      restore(target, saved);
+      const at = target.flowOf(guest) * FLOW_WORDS;
+      assertEquals(target.path.table.words[at + TcpWord.mss], six ? 65475 : 65495);
+      target.path.tcp.discard();
+      host.reset();
     },
   );
 }

@@ -80,6 +80,7 @@ const LARGEST_SCALE = 14;
 /** TCP_MIN_MSS of the kernel, and the largest there can be. */
 const SMALLEST_MSS = 88;
 const LARGEST_MSS = 65535;
+const LARGEST_PACKET = 65535;
 /** Of an interface (IFNAMSIZ less its zero byte). */
 const LONGEST_NAME = 15;
 const SEND_FLAGS = MSG_DONTWAIT | MSG_NOSIGNAL;
@@ -163,7 +164,9 @@ function adopt(t: TcpShared, flow: number, record: MovedTcp): boolean {
   const ours = Math.min((counts >>> 8) & 0xff, LARGEST_SCALE);
   words[at + TcpWord.counts] = theirs | (ours << 8);
   const mss = words[at + TcpWord.mss];
-  if (mss < 1 || mss > 65535) words[at + TcpWord.mss] = 536;
+  // With its headers, a segment has to be a packet.
+  const most = LARGEST_PACKET - (isFlow4(words, flow) ? 40 : 60);
+  if (mss < 1 || mss > most) words[at + TcpWord.mss] = mss < 1 ? 536 : most;
   words[at + FlowWord.fd] = -1;
   t.unmark(flow, ANEW);
   clearState(t, flow);
