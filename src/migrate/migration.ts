@@ -42,6 +42,8 @@ import { Stopwatch, summarize } from "./summary.ts";
 const PHASE_STOPPED = 0;
 /** CHECK_DEVICE_STATE waits so long for more of a transfer, while nothing else is done. */
 const MORE_MS = 20;
+/** And so often: whoever sends byte by byte shall not keep the loop for itself. */
+const MORE_ROUNDS = 50;
 /** So long after that the rest of the transfer must be through. */
 const REST_MS = 10_000;
 /** What is frozen for want of a repair helper is given up after so long. */
@@ -341,9 +343,10 @@ export class Migration {
    * and EBUSY, and to be asked for again: what is missing must come within 10 seconds.
    */
   check(): number {
-    while (!this.ended) {
+    for (let round = 0; !this.ended; round++) {
       const saving = this.#phase === Phase.saving;
-      if (!awaitReady(this.#fd, saving ? POLLOUT : POLLIN, MORE_MS)) {
+      const event = saving ? POLLOUT : POLLIN;
+      if (round === MORE_ROUNDS || !awaitReady(this.#fd, event, MORE_MS)) {
         this.#overdueAt = Math.min(this.#overdueAt, performance.now() + REST_MS);
         return Errno.EBUSY;
       }

@@ -6,7 +6,14 @@ import { close, EPOLLHUP } from "../../ffi/event.ts";
 import { memfdCreate } from "../../ffi/memory.ts";
 import { createPipe, writeSome } from "../../ffi/pipe.ts";
 import { withoutDescriptors } from "../support/descriptor_limit.ts";
-import { LOAD, moving, SAVE, saved, STOPPED } from "../support/side_of_move.ts";
+import {
+  LOAD,
+  moving,
+  SAVE,
+  saved,
+  SideOfMove,
+  STOPPED,
+} from "../support/side_of_move.ts";
 
 moving("a guest that never ran since is saved again, as it is", (source) => {
   const bytes = saved(source);
@@ -119,6 +126,32 @@ for (const call of ["freeze", "save", "restore"]) {
     assertStringIncludes(side.log.lines.join(), "migration failed");
   });
 }
+
+Deno.test("a transfer that comes byte by byte does not keep the loop for itself", async () => {
+  using source = new SideOfMove();
+  using target = new SideOfMove();
+  const bytes = saved(source);
+  const fd = target.begin(LOAD);
+  writeSome(fd, bytes.subarray(0, bytes.length - 1));
+  target.run();
+  // Seconds of it, which are too long a tail once they have come.
+  const drip = 'exec 3>"$0"; echo; exec dd if=/dev/zero bs=1 count=5000000 >&3';
+  const child = new Deno.Command("sh", {
+    args: ["-c", drip, `/proc/${Deno.pid}/fd/${fd}`],
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+  try {
+    const reader = child.stdout.getReader();
+    await reader.read();
+    target.hangUp(fd);
+    assertEquals(target.migration.check(), Errno.EBUSY);
+    await reader.cancel();
+  } finally {
+    child.kill();
+  }
+  assertEquals((await child.status).signal, "SIGTERM", "it was not waited for");
+});
 
 moving("a late event of an earlier transfer means nothing", (source) => {
   const first = source.begin(LOAD);
