@@ -72,7 +72,8 @@ function checkOwner(path: string, { isSymlink, uid }: Deno.FileInfo): void {
   const folder = Deno.statSync(folderOf(path));
   const mode = folder.mode ?? 0;
   if (isSymlink ? uid === ROOT : uid === folder.uid) return;
-  if ((mode & OTHERS_WRITE) === 0) return;
+  const ours = folder.uid === user || folder.uid === ROOT;
+  if (ours && (mode & OTHERS_WRITE) === 0) return;
   if (!isSymlink && (mode & STICKY) === 0) return; // a folder that some share
   const what = isSymlink ? "a symbolic link" : "a file";
   throw new Error(

@@ -79,6 +79,9 @@ if (Deno.uid() === 0) {
       assertEquals(Deno.readTextFileSync(`${folder}/file`), "Theirs");
       Deno.chownSync(folder, OTHER, OTHER);
       write(`${folder}/file`, "their own folder", true);
+      Deno.chmodSync(folder, 0o755);
+      trap("link", `a symbolic link of user ${OTHER}`);
+      assertEquals(Deno.readTextFileSync(`${folder}/precious`), "Precious");
     }),
   );
 }
