@@ -30,9 +30,11 @@ import {
 } from "../../ffi/socket.ts";
 import { deafen, undeafen } from "../../ffi/socket_filter.ts";
 import {
+  isBroadcast,
   isIPv4,
   isLinkLocal,
   isLoopback,
+  isMulticast,
   isUnspecified,
   sameAddress,
 } from "../wire/address.ts";
@@ -81,6 +83,7 @@ export function admit(context: FlowContext, flow: number, forwarded: boolean): n
   const start = flow * FLOW_SIZE;
   const peerAt = start + FlowWord.hostEndpoint * 4;
   const ourAt = start + FlowWord.guestOur * 4;
+  const localAt = start + FlowWord.hostOur * 4;
   const four = isIPv4(bytes, ourAt);
   const udp = kind === FlowKind.udp;
   if (!(udp ? config.udp : config.icmp)) return Errno.EACCES;
@@ -92,9 +95,10 @@ export function admit(context: FlowContext, flow: number, forwarded: boolean): n
   if (family === undefined) return Errno.EAFNOSUPPORT;
   if (forwarded) {
     // The source host itself was the peer, which this one is not.
-    const own = isLoopback(bytes, peerAt) ||
+    const own = isLoopback(bytes, peerAt) || isLoopback(bytes, localAt) ||
       sameAddress(family.address, bytes, 0, peerAt);
-    return own ? Errno.EADDRNOTAVAIL : 0;
+    const group = isMulticast(bytes, peerAt) || isBroadcast(bytes, peerAt);
+    return own || group ? Errno.EADDRNOTAVAIL : 0;
   }
   const at = flow * FLOW_WORDS;
   const protocol = udp ? Protocol.udp : four ? Protocol.icmp : Protocol.icmpv6;
@@ -158,7 +162,7 @@ function setUp(
   const family = four ? config.ip4 : config.ip6;
   const device = isLoopback(peer) ? undefined : family?.outboundInterface;
   if (device !== undefined && bindToDevice(fd, device) === -1) return errno();
-  if (!bindLocal(context, flow, fd, scope)) {
+  if (!bindLocal(context, flow, fd, peer, scope)) {
     if (!bindOutbound(fd, peer, family)) return errno();
   }
   setOption(fd, four ? SOL_IP : SOL_IPV6, four ? IP_RECVERR : IPV6_RECVERR, 1);
@@ -180,11 +184,13 @@ function bindLocal(
   { table }: FlowContext,
   flow: number,
   fd: number,
+  peer: Uint8Array,
   scope: number,
 ): boolean {
   const at = flow * FLOW_SIZE + FlowWord.hostOur * 4;
   const our = table.bytes.slice(at, at + 16);
-  if (isUnspecified(our)) return false;
+  // Other services of this host would take the guest for one of its own programs.
+  if (isUnspecified(our) || isLoopback(our) && !isLoopback(peer)) return false;
   const port = table.words[flow * FLOW_WORDS + FlowWord.hostPorts] >>> 16;
   return bindSocket(fd, our, 0, port, scope) === 0 ||
     bindSocket(fd, our, 0, 0, scope) === 0;

@@ -373,15 +373,52 @@ hosted("questions to a DNS server go to that of this host", (host) => {
   },
 });
 
-hosted("a flow through a forwarded port has no peer at the source host", (host) => {
+/** Addresses of this host that are not loopback's, of which there may be none. */
+const ADDRESSES = Deno.networkInterfaces()
+  .filter(({ family, address }) => family === "IPv4" && !address.startsWith("127."))
+  .map(({ address }) => address);
+
+hosted("a guest does not come to this host's services from its loopback", (host) => {
+  for (const address of [...ADDRESSES, "127.0.0.1"]) {
+    const service = new HostUdp(ip(address));
+    const { port } = service;
+    // The guest reaches loopback itself at an address that is mapped to it.
+    const to = address === "127.0.0.1" ? "192.0.2.1" : address;
+    const sample = udp({
+      guest: [to, "192.0.2.10", (port << 16) | 4000],
+      host: ["127.0.0.1", address, port],
+    });
+    assertEquals(restored(host, sample), 1);
+    assertEquals(host.move.thaw(), 0);
+    const out = { from: ip("192.0.2.10"), to: ip(to) };
+    host.world.driver.send(udpPacket(out, 4000, port, pattern(3)));
+    host.world.settle();
+    assertEquals(service.receive()?.from, ip(address));
+    service.close();
+    host.world.path.dropAll();
+  }
+});
+
+hosted("a flow through a forwarded port has a peer that may be one here", (host) => {
   const first = freePorts(1);
   const rules = [{ ...RULE, protocol: "udp" as const, first, last: first }];
+  const any = "0.0.0.0";
   for (
-    const [peer, expected] of [["127.0.0.1", 0], ["192.0.2.10", 0], ["127.1.1.1", 0]]
+    const [our, peer, expected] of [
+      [any, "198.51.100.2", 1],
+      // the source host itself
+      [any, "127.0.0.1", 0],
+      [any, "192.0.2.10", 0],
+      [any, "127.1.1.1", 0],
+      ["127.0.0.1", "198.51.100.2", 0],
+      // groups
+      [any, "224.0.0.251", 0],
+      [any, "255.255.255.255", 0],
+    ] as const
   ) {
     const sample = udp({
       guest: ["192.0.2.1", "192.0.2.10", (9000 << 16) | 80],
-      host: ["127.0.0.1", `${peer}`, (first << 16) | 9000],
+      host: [our, peer, (first << 16) | 9000],
       own: [64, 1, 1, 0, 1452],
     });
     const entries = entriesOf([sample]);
