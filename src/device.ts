@@ -72,7 +72,7 @@ export class NetDevice implements Backend {
     const { queues, mtu, migrateFormat, offloads } = config;
     this.memory = options.memory ?? new GuestMemory();
     if (options.memory === undefined) {
-      this.memory.sealedOnly = config.sealedMemory === true;
+      this.memory.files.sealedOnly = config.sealedMemory === true;
     }
     this.#log = options.log ?? log;
     this.deviceFeatures = offeredFeatures(migrateFormat, offloads, queues);

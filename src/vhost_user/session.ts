@@ -7,9 +7,10 @@
 import { SyscallError } from "../../ffi/errno.ts";
 import { close } from "../../ffi/event.ts";
 import { writeBytes } from "../../ffi/unix_socket.ts";
-import { MemoryError } from "../virtio/guest_memory.ts";
+import { MemoryError } from "../virtio/file_mapper.ts";
 import { type Backend, NO_FD, type SessionLog } from "./backend.ts";
 import { Channel, ENDED, INCOMPLETE, type Message } from "./channel.ts";
+import type { Reply } from "./handlers.ts";
 import {
   BackendRequest,
   HEADER_SIZE,
@@ -20,7 +21,8 @@ import {
   u64Payload,
   VERSION,
 } from "./message.ts";
-import { LATER, type Reply, type Rule, RULES, SessionState } from "./requests.ts";
+import { LATER, type Rule, RULES } from "./requests.ts";
+import { SessionState } from "./session_state.ts";
 
 /** Messages handled in one turn, so that a flood of them does not hold up packets. */
 const MAX_PER_TURN = 64;

@@ -10,18 +10,14 @@
  * A frontend (not the guest) can shrink a file after it was mapped, unless it is sealed;
  * touching the lost pages ends this process (SIGBUS), which serves that frontend alone.
  */
-import { SyscallError } from "../../ffi/errno.ts";
+import { attach, type Reservation } from "../../ffi/memory.ts";
 import {
-  attach,
-  F_SEAL_SHRINK,
-  fileStatus,
-  getSeals,
-  mapShared,
-  PAGE_SIZE,
-  type Reservation,
-  reserve,
-  unmap,
-} from "../../ffi/memory.ts";
+  FileMapper,
+  GAP,
+  type Mapping,
+  MemoryError,
+  reserveUpTo,
+} from "./file_mapper.ts";
 
 /** Regions at most: what GET_MAX_MEM_SLOTS is answered with. */
 export const MAX_MEMORY_SLOTS = 509;
@@ -29,16 +25,12 @@ export const MAX_MEMORY_SLOTS = 509;
 const LOG_PAGE = 0x1000;
 /** A log of this size covers 256 TiB. */
 const MAX_LOG_SIZE = 2 ** 33;
-/** Regions start at multiples of this, so that transparent huge pages can back them. */
-const ALIGNMENT = 2 ** 21;
-const MAX_ALIGNMENT = 2 ** 30;
 /** Room for a guest of 1 TiB and more, twice: a new table is mapped beside the old one. */
 const DEFAULT_LIMIT = 2 ** 43;
 /** Bytes of one window, see {@link GuestMemory.windows}. */
 export const WINDOW = 2 ** 30;
 /** A window goes on for so long after its end; no region ends closer to the buffer's. */
-const WINDOW_OVERLAP = ALIGNMENT;
-const MIN_LIMIT = 2 ** 30;
+const WINDOW_OVERLAP = GAP;
 /** Where no region lies. */
 const NO_WINDOW = new DataView(new ArrayBuffer(0));
 
@@ -50,17 +42,6 @@ export interface RegionRequest {
   readonly userAddress: number;
   /** Where the region starts in its file. */
   readonly mmapOffset: number;
-}
-
-/** A table, region or log that cannot be used. */
-export class MemoryError extends Error {
-  override readonly name = "MemoryError";
-}
-
-/** A part of the reservation that is in use. */
-interface Mapping {
-  readonly mapAt: number;
-  readonly mapLength: number;
 }
 
 interface Region extends RegionRequest, Mapping {
@@ -75,19 +56,17 @@ export interface MemoryMap {
   readonly logging: boolean;
 }
 
-const UNSEALED =
-  "is in a file that can be made shorter, which --sealed-memory refuses; " +
-  "QEMU's memory-backend-memfd is sealed unless told otherwise";
 const hex = (address: number) => `0x${address.toString(16)}`;
 const describe = (region: RegionRequest) =>
   `region at guest address ${hex(region.guestAddress)}, ${region.size} bytes`;
-const roundUp = (value: number, align: number) => Math.ceil(value / align) * align;
 
+/** The guest's memory, empty until a table or a region is set. */
 export class GuestMemory {
   /** Address of offset 0, for system calls. */
   readonly base: number;
   /** Bytes of addresses for it. */
   readonly size: number;
+  /** All addresses for it, once there is some; see {@link view}. */
   buffer = new ArrayBuffer(0);
   /**
    * All of guest memory, once there is some; only offsets that translate() returned may
@@ -104,14 +83,9 @@ export class GuestMemory {
   #windows: DataView[] = [];
   /** Writes must be marked with markDirty(): VHOST_F_LOG_ALL is on and a log is set. */
   logging = false;
-  /** Refuse files that can be made shorter while they are mapped. */
-  sealedOnly = false;
-  /** Such a file was mapped. */
-  shrinkable = false;
-  /** The operator knows. */
-  shrinkableTold = false;
-
   readonly #reservation: Reservation;
+  /** Maps the files that the frontend sends. */
+  readonly files: FileMapper;
   #regions: Region[] = [];
   /** The same regions in numbers, sorted by guest address. */
   #guests = new Float64Array(0);
@@ -144,6 +118,7 @@ export class GuestMemory {
       : attach(from.base, from.size);
     this.base = this.#reservation.base;
     this.size = this.#reservation.size;
+    this.files = new FileMapper(this.base, this.size);
   }
 
   /** The regions in use, sorted by guest address. */
@@ -221,14 +196,14 @@ export class GuestMemory {
     try {
       for (let i = 0; i < requests.length; i++) {
         checkOverlap(requests[i], added);
-        added.push(this.#map(requests[i], fds[i], [...old, ...added]));
+        added.push(this.#map(requests[i], fds[i]));
       }
     } catch (error) {
-      for (const region of added) this.#unmap(region);
+      for (const region of added) this.files.unmap(region);
       throw error;
     }
     this.#install(added);
-    for (const region of old) this.#unmap(region);
+    for (const region of old) this.files.unmap(region);
   }
 
   /** Adds a region. On failure nothing has changed; errors as for setTable(). */
@@ -237,7 +212,7 @@ export class GuestMemory {
       throw new MemoryError(`more than ${MAX_MEMORY_SLOTS} memory regions`);
     }
     checkOverlap(request, this.#regions);
-    this.#install([...this.#regions, this.#map(request, fd, this.#regions)]);
+    this.#install([...this.#regions, this.#map(request, fd)]);
   }
 
   /**
@@ -251,7 +226,7 @@ export class GuestMemory {
     );
     if (found === undefined) throw new MemoryError(`no such ${describe(request)}`);
     this.#install(this.#regions.filter((region) => region !== found));
-    this.#unmap(found);
+    this.files.unmap(found);
   }
 
   /** Removes all regions and the log. */
@@ -315,7 +290,7 @@ export class GuestMemory {
     }
   }
 
-  #map(request: RegionRequest, fd: number, taken: readonly Mapping[]): Region {
+  #map(request: RegionRequest, fd: number): Region {
     const { guestAddress, size, userAddress, mmapOffset } = request;
     const name = describe(request);
     if (size <= 0) throw new MemoryError(`${name}: is empty`);
@@ -324,7 +299,7 @@ export class GuestMemory {
         throw new MemoryError(`${name}: ends beyond 2^53`);
       }
     }
-    const { mapping, skip } = this.#mapFile(fd, mmapOffset, size, taken, name);
+    const { mapping, skip } = this.files.map(fd, mmapOffset, size, name);
     return {
       guestAddress,
       size,
@@ -333,69 +308,6 @@ export class GuestMemory {
       ...mapping,
       place: mapping.mapAt + skip,
     };
-  }
-
-  /**
-   * Maps a part of a file where it finds room. The mapping is widened to whole pages of
-   * the file, huge ones for hugetlbfs; `skip` is where the wanted part starts in it.
-   */
-  #mapFile(
-    fd: number,
-    offset: number,
-    size: number,
-    taken: readonly Mapping[],
-    name: string,
-  ): { readonly mapping: Mapping; readonly skip: number } {
-    const file = fileStatus(fd);
-    if (!file.isFile) throw new MemoryError(`${name}: is not in a file`);
-    if (offset + size > file.size) {
-      throw new MemoryError(
-        `${name}: needs ${offset + size} bytes of a file that has ${file.size}`,
-      );
-    }
-    if ((getSeals(fd) & F_SEAL_SHRINK) === 0) {
-      if (this.sealedOnly) throw new MemoryError(`${name}: ${UNSEALED}`);
-      this.shrinkable = true;
-    }
-    const page = pageSize(file.blockSize);
-    const skip = offset % page;
-    const mapLength = roundUp(skip + size, page);
-    const all = this.#logMapping === null ? taken : [...taken, this.#logMapping];
-    const mapAt = this.#room(mapLength, Math.max(page, ALIGNMENT), all);
-    if (mapAt < 0) {
-      throw new MemoryError(
-        `${name}: does not fit the ${this.size} bytes for guest memory`,
-      );
-    }
-    try {
-      mapShared(this.base + mapAt, mapLength, fd, offset - skip);
-    } catch (error) {
-      // A failed MAP_FIXED may have removed what was there: make it a gap again.
-      this.#unmap({ mapAt, mapLength });
-      throw error;
-    }
-    return { mapping: { mapAt, mapLength }, skip };
-  }
-
-  /** First place for `length` bytes with a gap on both sides, or -1. */
-  #room(length: number, align: number, taken: readonly Mapping[]): number {
-    // Addresses, not offsets, must be aligned.
-    const place = (offset: number) => roundUp(this.base + offset, align) - this.base;
-    let at = place(ALIGNMENT);
-    for (const { mapAt, mapLength } of taken.toSorted((a, b) => a.mapAt - b.mapAt)) {
-      if (at + length + ALIGNMENT <= mapAt) break;
-      at = place(mapAt + mapLength + ALIGNMENT);
-    }
-    return at + length + ALIGNMENT <= this.size ? at : -1;
-  }
-
-  /** Where the kernel refuses, for want of memory, it stays; nothing leads to it any more. */
-  #unmap(mapping: Mapping): void {
-    try {
-      unmap(this.base + mapping.mapAt, mapping.mapLength);
-    } catch (error) {
-      if (!(error instanceof SyscallError)) throw error;
-    }
   }
 
   /**
@@ -408,21 +320,22 @@ export class GuestMemory {
     if (size <= 0 || size > MAX_LOG_SIZE || offset > Number.MAX_SAFE_INTEGER - size) {
       throw new MemoryError(`dirty log: cannot be ${size} bytes at ${offset}`);
     }
-    const { mapping, skip } = this.#mapFile(fd, offset, size, this.#regions, "dirty log");
+    const { mapping, skip } = this.files.map(fd, offset, size, "dirty log");
     const old = this.#logMapping;
     this.#logMapping = mapping;
     this.open();
     this.#log = new Uint8Array(this.buffer, mapping.mapAt + skip, size);
     this.logging = this.#logWanted;
     this.onChange();
-    if (old !== null) this.#unmap(old);
+    if (old !== null) this.files.unmap(old);
   }
 
+  /** Marks nothing any more, and unmaps the log. */
   clearLog(): void {
     this.logging = false;
     this.#log = null;
     this.onChange();
-    if (this.#logMapping !== null) this.#unmap(this.#logMapping);
+    if (this.#logMapping !== null) this.files.unmap(this.#logMapping);
     this.#logMapping = null;
   }
 
@@ -467,22 +380,6 @@ export class GuestMemory {
       }
     }
   }
-}
-
-function reserveUpTo(limit: number): Reservation {
-  for (let size = limit; size >= MIN_LIMIT; size /= 2) {
-    const reservation = reserve(size);
-    if (reservation !== null) return reservation;
-  }
-  throw new MemoryError("no addresses left to map guest memory at: see ulimit -v");
-}
-
-/** The unit of mapping a file: hugetlbfs tells its page size as the block size. */
-function pageSize(blockSize: number): number {
-  const isPower = blockSize > 0 && (blockSize & (blockSize - 1)) === 0;
-  return isPower && blockSize > PAGE_SIZE && blockSize <= MAX_ALIGNMENT
-    ? blockSize
-    : PAGE_SIZE;
 }
 
 function checkOverlap(request: RegionRequest, others: readonly RegionRequest[]): void {

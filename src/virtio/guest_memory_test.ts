@@ -3,7 +3,8 @@ import fc from "fast-check";
 import { SyscallError } from "../../ffi/errno.ts";
 import { close, eventfdCreate } from "../../ffi/event.ts";
 import { addSeals, F_SEAL_GROW, F_SEAL_SHRINK, memfdCreate } from "../../ffi/memory.ts";
-import { GuestMemory, MemoryError, type RegionRequest } from "./guest_memory.ts";
+import { MemoryError } from "./file_mapper.ts";
+import { GuestMemory, type RegionRequest } from "./guest_memory.ts";
 
 const PAGE = 4096;
 const memory = new GuestMemory(2 ** 34);
@@ -135,7 +136,7 @@ Deno.test("tables that make no sense are refused and change nothing", () => {
 
 Deno.test("memory that could be made shorter is noticed, and refused if told to", () => {
   const sealed = new GuestMemory(2 ** 30);
-  sealed.sealedOnly = true;
+  sealed.files.sealedOnly = true;
   withFile(4 * PAGE, (fd) => {
     addSeals(fd, F_SEAL_GROW);
     const table = () => sealed.setTable([region(0, PAGE)], [fd]);
@@ -145,15 +146,15 @@ Deno.test("memory that could be made shorter is noticed, and refused if told to"
     );
     assertThrows(() => sealed.addRegion(region(0, PAGE), fd), MemoryError);
     assertThrows(() => sealed.setLog(fd, PAGE, 0), MemoryError, "dirty log");
-    assertEquals([sealed.regions.length, sealed.shrinkable], [0, false]);
+    assertEquals([sealed.regions.length, sealed.files.shrinkable], [0, false]);
     const lax = new GuestMemory(2 ** 30);
     lax.setTable([region(0, PAGE)], [fd]);
-    assertEquals(lax.shrinkable, true);
+    assertEquals(lax.files.shrinkable, true);
     lax.clear();
     addSeals(fd, F_SEAL_SHRINK);
     table();
     sealed.setLog(fd, PAGE, PAGE);
-    assertEquals([sealed.regions.length, sealed.shrinkable], [1, false]);
+    assertEquals([sealed.regions.length, sealed.files.shrinkable], [1, false]);
     sealed.clear();
   });
 });

@@ -49,7 +49,7 @@ const FOUND: readonly [
   [/^setsockopt .*tcp\/spare/, Errno.ENOMEM, undefined],
   [/^recvmsg .*to_guest/, Errno.EINTR, {}],
   [/^shutdown .*from_guest/, Errno.ENOTCONN, { TCP: "reset" }],
-  [/^mmap by unmap .*guest_memory/, Errno.ENOMEM, {}],
+  [/^mmap by unmap .*file_mapper/, Errno.ENOMEM, {}],
   [/^getsockopt by timestamp .*save/, Errno.ENOBUFS, { "TCP after a move": "reset" }],
   [/^setsockopt by setTimestamp .*restore/, Errno.EPERM, { "TCP after a move": "reset" }],
   [/^setsockopt by selectQueue .*restore/, Errno.EPERM, { "TCP after a move": "reset" }],

@@ -216,12 +216,12 @@ joined("a driver that the device cannot serve gets no rings, and the reason", (p
 
 joined("memory that could be made shorter is logged once, or refused", (pair) => {
   const { backend: { memory }, log } = pair;
-  memory.shrinkable = memory.shrinkableTold = false;
+  memory.files.shrinkable = memory.files.shrinkableTold = false;
   pair.negotiate();
   pair.shareMemory();
   pair.shareMemory();
   assertEquals(log.lines.filter((line) => line.includes("--sealed-memory")).length, 1);
-  memory.sealedOnly = true;
+  memory.files.sealedOnly = true;
   try {
     const ram = pair.ram();
     const table = payload(["u64", 1], region(0, RAM_SIZE, 0, 0));
@@ -230,7 +230,7 @@ joined("memory that could be made shorter is logged once, or refused", (pair) =>
     addSeals(ram.fd, F_SEAL_SHRINK);
     assertEquals(pair.acknowledged(5, table, [ram.fd]), 0);
   } finally {
-    memory.sealedOnly = false;
+    memory.files.sealedOnly = false;
   }
 });
 
