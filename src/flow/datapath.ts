@@ -5,12 +5,7 @@
  */
 import { type Epoll, EPOLLET, EPOLLIN } from "../../ffi/event.ts";
 import { type Config, DEFAULT_LIMITS } from "../config.ts";
-import { Arp } from "../services/arp.ts";
-import { Dhcpv4 } from "../services/dhcpv4.ts";
-import { Dhcpv6 } from "../services/dhcpv6.ts";
 import { GuestState } from "../services/guest_state.ts";
-import { unreachable } from "../services/icmp_error.ts";
-import { Ndp } from "../services/ndp.ts";
 import type { Vring } from "../vhost_user/backend.ts";
 import { NO_FD } from "../vhost_user/backend.ts";
 import { interrupt } from "../vhost_user/interrupt.ts";
@@ -20,10 +15,12 @@ import type { Mesh } from "../mesh/mesh.ts";
 import type { SharedParts } from "../mesh/shared.ts";
 import type { GuestMemory } from "../virtio/guest_memory.ts";
 import { makeQueue } from "../virtio/make_queue.ts";
-import { completeChecksum } from "../virtio/net_header.ts";
 import type { Pcap } from "../virtio/pcap.ts";
 import { isMulticast } from "../wire/address.ts";
+import { DHCP_SERVER_PORT } from "../wire/dhcpv4.ts";
+import { DHCPV6_SERVER_PORT } from "../wire/dhcpv6.ts";
 import { isGroupMac } from "../wire/ethernet.ts";
+import { IcmpV6Type } from "../wire/icmpv6.ts";
 import { Protocol } from "../wire/ip.ts";
 import { AddressMap } from "./address_map.ts";
 import { FlowBounds } from "./bounds.ts";
@@ -35,29 +32,21 @@ import {
   noDrops,
   type Offloads,
 } from "./context.ts";
+import { LinkServices } from "./link_services.ts";
 import { Packet, Parsed } from "./packet.ts";
 import { Ping } from "./ping.ts";
 import { Others } from "./others.ts";
 import { RingFaults } from "./ring_faults.ts";
+import { summarize } from "./summary.ts";
 import { FlowKind, FlowTable, KEY_OUR_AT } from "./table.ts";
 import { TcpFlows } from "./tcp/tcp.ts";
 import { FlowTimers } from "./timers.ts";
 import { UdpFlows } from "./udp.ts";
 
-/** Longest frame that a service answers. */
-const SERVICE_FRAME = 2048;
 const RX = 0;
 const TX = 1;
 /** Index of an event of kind control that is the kick of queue RX or TX. */
 export const KICK_INDEX = 0xff_ff00;
-
-/** MaxRtrAdvInterval of RFC 4861, section 6.2.1, at its default. */
-const ADVERTISE_MS = 600_000;
-
-const ANNOUNCE_MS = 1000;
-
-const DHCP_SERVER_PORT = 67;
-const DHCPV6_SERVER_PORT = 547;
 
 /** The shorter of two times, of which a negative one is none. */
 function sooner(a: number, b: number): number {
@@ -65,43 +54,52 @@ function sooner(a: number, b: number): number {
   return b < 0 || a < b ? a : b;
 }
 
+/** A queue pair with all its flows; the threads of a guest have one each. */
 export class DataPath implements FlowContext {
+  /** Frames of the guest. */
   readonly source: FrameSource;
+  /** Frames to the guest. */
   readonly sink: FrameSink;
+  /** The headers of the frame that is handled. */
   readonly packet: Packet;
+  /** All flows. */
   readonly table: FlowTable;
   /** How many flows and sockets there may be, and are. */
   readonly bounds: FlowBounds;
+  /** One timer for each flow. */
   readonly timers: FlowTimers;
+  /** Which addresses of the guest's are the host's own. */
   readonly map: AddressMap;
+  /** What the guest has told of itself. */
   readonly guest: GuestState;
+  /** Why frames and datagrams went nowhere. */
   readonly drops: DropCounters = noDrops();
+  /** Key of initial sequence numbers: four random words. */
   readonly sequenceKey: Uint32Array;
   /** The other threads of the data path, if there are any. */
   readonly others: Others | undefined;
+  /** MTU of the guest's link in bytes. */
   mtu: number;
+  /** Milliseconds of the monotonic clock, read once per turn of the loop. */
   now: number;
+  /** All TCP connections. */
   readonly tcp: TcpFlows;
+  /** All UDP flows. */
   readonly udp: UdpFlows;
+  /** All pings. */
   readonly ping: Ping;
+  /** What is said of rings that the driver broke. */
   readonly faults: RingFaults;
 
   readonly #rings: (Vring | undefined)[] = [undefined, undefined];
   readonly #kickFds = [NO_FD, NO_FD];
-  readonly #arp: Arp;
-  readonly #ndp: Ndp;
-  readonly #dhcpv4: Dhcpv4;
-  readonly #dhcpv6: Dhcpv6;
-  readonly #frame = new DataView(new ArrayBuffer(SERVICE_FRAME));
-  readonly #reply = new DataView(new ArrayBuffer(SERVICE_FRAME));
+  readonly #services: LinkServices;
   /** Frames of the guest in one turn, before sockets and timers have theirs. */
   readonly #budget: number;
   #txPending = false;
   /** Something has happened since the last turn. */
   #busy = false;
   #eventIdx = false;
-  #advertiseAt = Infinity;
-  #announceAt = Infinity;
   #pcap: Pcap | undefined;
 
   constructor(
@@ -129,10 +127,7 @@ export class DataPath implements FlowContext {
     this.tcp = new TcpFlows(this);
     this.udp = new UdpFlows(this);
     this.ping = new Ping(this);
-    this.#arp = new Arp(config, this.guest);
-    this.#ndp = new Ndp(config, this.guest);
-    this.#dhcpv4 = new Dhcpv4(config, this.guest);
-    this.#dhcpv6 = new Dhcpv6(config, this.guest);
+    this.#services = new LinkServices(this);
     this.others = threads === undefined ? undefined : new Others(this, threads.mesh);
   }
 
@@ -173,7 +168,7 @@ export class DataPath implements FlowContext {
       );
       this.#kickFds[which] = ring.kickFd;
     }
-    if (which === RX) this.#advertiseSoon();
+    if (which === RX) this.#advertise();
     this.kicked(which);
   }
 
@@ -189,10 +184,11 @@ export class DataPath implements FlowContext {
     return (which === RX ? this.sink.queue : this.source.queue).stop();
   }
 
+  /** A ring that runs was enabled or disabled, or has another descriptor. */
   updateQueue(ring: Vring): void {
     const which = ring.index & 1;
     this.#rings[which] = ring;
-    if (which === RX && this.#advertiseAt === Infinity) this.#advertiseSoon();
+    if (which === RX && !this.#services.advertising) this.#advertise();
     this.kicked(which);
   }
 
@@ -223,8 +219,7 @@ export class DataPath implements FlowContext {
   turn(): void {
     if (this.others !== undefined) this.others.turn();
     if (this.#txPending) this.#transmit();
-    if (this.now >= this.#advertiseAt) this.#advertise();
-    if (this.now >= this.#announceAt && this.receiving) this.#sendAnnouncements();
+    this.#services.turn();
     for (
       let flow = this.timers.expired(this.now);
       flow >= 0;
@@ -252,33 +247,15 @@ export class DataPath implements FlowContext {
     this.#busy = false;
   }
 
-  /** One thread is enough. */
-  #advertiseSoon(): void {
-    const { others } = this;
-    if (others === undefined || others.mesh.self === 0) this.#advertiseAt = this.now;
-  }
-
-  /** Router advertisements come unasked, too: the guest's default route has a lifetime. */
+  /** Has routers advertised unasked, by one of the threads. */
   #advertise(): void {
-    this.#advertiseAt = Infinity; // until the ring is enabled
-    if (!this.config.ndp || !this.config.ra || this.config.ip6 === undefined) return;
-    if (!this.receiving) return;
-    this.#advertiseAt = this.now + ADVERTISE_MS;
-    this.sendFrame(this.#ndp.advertise(this.#reply));
+    const { others } = this;
+    if (others === undefined || others.mesh.self === 0) this.#services.advertise();
   }
 
-  /**
-   * The guest has come from elsewhere: it is told who its gateway is now, but first goes
-   * on with what it did. Frames to the old gateway are taken as well.
-   */
+  /** The guest has come from elsewhere, and is told so a little later. */
   announce(): void {
-    this.#advertiseAt = this.#announceAt = this.now + ANNOUNCE_MS;
-  }
-
-  #sendAnnouncements(): void {
-    this.#announceAt = Infinity;
-    this.sendFrame(this.#arp.announce(this.#reply));
-    this.sendFrame(this.#ndp.announce(this.#reply));
+    this.#services.announce();
   }
 
   /** What drives a flow of its kind. */
@@ -347,6 +324,7 @@ export class DataPath implements FlowContext {
     if (this.source.flush() && ring !== undefined) interrupt(ring);
   }
 
+  /** See FlowContext.showFrames(). */
   showFrames(): void {
     const ring = this.#rings[RX];
     if (this.sink.flush() && ring !== undefined) interrupt(ring);
@@ -361,7 +339,7 @@ export class DataPath implements FlowContext {
         break;
       case Parsed.arp:
         this.guest.learn(this.source.head, this.source.headLength);
-        this.#serve(this.#arp);
+        this.#services.serve(this.#services.arp);
         break;
       case Parsed.malformed:
         this.drops.malformed++;
@@ -385,9 +363,10 @@ export class DataPath implements FlowContext {
         else if (this.config.tcp) this.tcp.fromGuest();
         break;
       case Protocol.udp:
-        if (packet.version === 4 && port === DHCP_SERVER_PORT) this.#serve(this.#dhcpv4);
-        else if (packet.version === 6 && port === DHCPV6_SERVER_PORT) {
-          this.#serve(this.#dhcpv6);
+        if (packet.version === 4 && port === DHCP_SERVER_PORT) {
+          this.#services.serve(this.#services.dhcpv4);
+        } else if (packet.version === 6 && port === DHCPV6_SERVER_PORT) {
+          this.#services.serve(this.#services.dhcpv6);
         } else if (this.#isGroup()) this.drops.multicast++;
         else if (this.config.udp) this.udp.fromGuest();
         break;
@@ -397,7 +376,7 @@ export class DataPath implements FlowContext {
         break;
       case Protocol.icmpv6: {
         const type = head.getUint8(packet.transportAt);
-        if (type >= 130 && type !== 128) this.#serve(this.#ndp);
+        if (type > IcmpV6Type.echoReply) this.#services.serve(this.#services.ndp);
         else if (this.#isGroup()) this.drops.multicast++;
         else if (this.config.icmp) this.ping.fromGuest();
         break;
@@ -413,35 +392,12 @@ export class DataPath implements FlowContext {
       isMulticast(this.table.keyBytes, KEY_OUR_AT);
   }
 
-  #serve(service: {
-    respond(frame: DataView, length: number, reply: DataView): number;
-  }): void {
-    const length = this.source.copyFrame(this.#frame);
-    if (length < this.source.length) {
-      this.drops.malformed++;
-      return;
-    }
-    completeChecksum(this.#frame, length, this.source.netHeader, 0);
-    this.sendFrame(service.respond(this.#frame, length, this.#reply));
-  }
-
-  /** Sends `length` bytes of the reply buffer, if there are any. */
-  sendFrame(length: number): void {
-    if (length > 0 && !this.sink.send(this.#reply, length)) this.drops.noBuffer++;
-  }
-
+  /** See FlowContext.sendUnreachable(). */
   sendUnreachable(original: DataView, length: number, code: number): boolean {
-    const size = unreachable(
-      this.config,
-      this.guest,
-      original,
-      length,
-      code,
-      this.#reply,
-    );
-    return size > 0 && this.sink.send(this.#reply, size);
+    return this.#services.sendUnreachable(original, length, code);
   }
 
+  /** See FlowContext.elsewhere(). */
   elsewhere(): boolean {
     return this.others !== undefined && this.others.elsewhere();
   }
@@ -482,14 +438,4 @@ export class DataPath implements FlowContext {
   summary(): string {
     return summarize(this.counts());
   }
-}
-
-/** One line for the log of what {@link DataPath.counts} gave, or of a sum of it. */
-export function summarize(all: Record<string, number>): string {
-  const { taken, committed, flowsNow, ...counts } = all;
-  const parts = Object.entries(counts).filter(([, n]) => n > 0).map(([k, n]) =>
-    `${k} ${n}`
-  );
-  return `${taken} frames from the guest, ${committed} to it; ` +
-    `${flowsNow} flows${parts.length > 0 ? "; " + parts.join(", ") : ""}`;
 }
