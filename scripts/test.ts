@@ -78,6 +78,7 @@ const CHECKED = [
   "tests/protocol/hostile_frontend_test.ts",
   "tests/protocol/vhost_user_messages_test.ts",
   "tests/protocol/vhost_user_refusals_test.ts",
+  "tests/protocol/vhost_user_rings_test.ts",
   "tests/protocol/packed_rings_test.ts",
   "tests/protocol/migration_test.ts",
   "tests/protocol/migration_guest_test.ts",

@@ -10,7 +10,7 @@ import type { ForwardRule } from "../../src/config.ts";
 import { decode, encodeVuelo } from "../../src/wire/state/decode.ts";
 import { quietly } from "../support/quiet.ts";
 import { ip } from "../support/flow_config.ts";
-import { openDescriptors } from "../support/frontend.ts";
+import { Ask, openDescriptors } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
 import { HostTcp, LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
@@ -169,8 +169,8 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
   },
   step("the transfer's end is closed", ({ host }) => host.endTransfer()),
   { weight: 2, arbitrary: step("check", ({ host }) => void host.check()) },
-  step("reset device", ({ host }) => void host.ask(34)),
-  step("status 0", ({ host }) => void host.ask(39, new Uint8Array(8))),
+  step("reset device", ({ host }) => void host.ask(Ask.RESET_DEVICE)),
+  step("status 0", ({ host }) => void host.ask(Ask.SET_STATUS, new Uint8Array(8))),
   step("memory table", ({ host }) => host.setMemory()),
   step("reconnect", ({ host }) => {
     host.disconnect();

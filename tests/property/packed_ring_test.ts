@@ -8,6 +8,7 @@ import { QUEUE_EMPTY, Segments } from "../../src/virtio/virtqueue.ts";
 import type { Piece } from "../support/mock_driver.ts";
 import { further, type Place } from "../support/packed_driver.ts";
 import { memory, piece, RING, withRing } from "../support/packed_world.ts";
+import { markedBy } from "../support/ring_checks.ts";
 
 const NEXT = 1;
 const WRITE = 2;
@@ -193,26 +194,19 @@ Deno.test("a base beyond the ring leaves it standing", () => {
 
 Deno.test("what is written to a logged packed ring is marked in the dirty log", () => {
   withRing({ eventIdx: true }, (ring, queue, ram) => {
-    const log: [number, number][] = [];
-    const { markDirty } = memory;
-    memory.logging = true;
-    memory.markDirty = (address, length) => void log.push([address, length]);
-    try {
-      const event = ring.layout.usedLogAddress;
-      const desc = event - 4 - RING * 16;
-      const segments = new Segments();
-      for (let i = 0; i < 2; i++) ring.offer([piece(ram, 4)], true);
+    const event = ring.layout.usedLogAddress;
+    const desc = event - 4 - RING * 16;
+    const segments = new Segments();
+    for (let i = 0; i < 2; i++) ring.offer([piece(ram, 4)], true);
+    const marks = markedBy(memory, () => {
       for (let i = 0; i < 2; i++) {
         queue.take(segments, true);
         queue.putUsed(queue.head, 4);
       }
       queue.publish();
       queue.wantNotification();
-      // Length, id and flags of both, the first once it is whole; device area.
-      assertEquals(log, [[desc + 24, 8], [desc + 8, 8], [event, 4]]);
-    } finally {
-      memory.logging = false;
-      memory.markDirty = markDirty;
-    }
+    });
+    // Length, id and flags of both, the first once it is whole; device area.
+    assertEquals(marks, [[desc + 24, 8], [desc + 8, 8], [event, 4]]);
   });
 });

@@ -3,7 +3,9 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import type { Vring } from "../../src/vhost_user/backend.ts";
 import {
+  Ask,
   type GuestRam,
+  memoryTable,
   openDescriptors,
   payload,
   region,
@@ -43,7 +45,12 @@ const anything: fc.Arbitrary<Step> = fc.record({
 /** Near the truth: small indexes and numbers, one region that may fit. */
 const plausible: fc.Arbitrary<Step> = fc.oneof(
   fc.record({
-    request: fc.constantFrom(8, 10, 11, 18),
+    request: fc.constantFrom(
+      Ask.SET_VRING_NUM,
+      Ask.SET_VRING_BASE,
+      Ask.GET_VRING_BASE,
+      Ask.SET_VRING_ENABLE,
+    ),
     bytes: fc.tuple(fc.nat(4), fc.constantFrom(0, 1, 2, 64, 256, 65535)).map(
       ([index, value]) => state(index, value),
     ),
@@ -52,14 +59,14 @@ const plausible: fc.Arbitrary<Step> = fc.oneof(
     needReply: fc.constant(true),
   }),
   fc.record({
-    request: fc.constantFrom(12, 13, 14),
+    request: fc.constantFrom(Ask.SET_VRING_KICK, Ask.SET_VRING_CALL, Ask.SET_VRING_ERR),
     bytes: fc.constantFrom(0, 1, 2, 3, 0x100, 0x101).map(u64),
     fds: fc.nat(1),
     memory: fc.boolean(),
     needReply: fc.constant(true),
   }),
   fc.record({
-    request: fc.constant(9),
+    request: fc.constant(Ask.SET_VRING_ADDR),
     bytes: fc.tuple(fc.nat(4), fc.nat(40), fc.nat(40), fc.nat(40)).map(
       ([index, desc, used, avail]) =>
         payload(
@@ -75,7 +82,7 @@ const plausible: fc.Arbitrary<Step> = fc.oneof(
     needReply: fc.constant(true),
   }),
   fc.record({
-    request: fc.constantFrom(5, 37, 38),
+    request: fc.constantFrom(Ask.SET_MEM_TABLE, Ask.ADD_MEM_REG, Ask.REM_MEM_REG),
     bytes: fc.tuple(fc.nat(6), fc.nat(6), fc.nat(3)).map(([from, pages, offset]) =>
       payload(
         ["u64", 1],
@@ -106,11 +113,11 @@ function inMemory(pair: Joined, ring: Vring): void {
 
 /** Two running rings in eight pages at user address 0. */
 function prepare(pair: Joined, ram: GuestRam): void {
-  pair.ask(5, payload(["u64", 1], region(0, 0x8000, 0, 0)), { fds: [ram.fd] });
+  pair.ask(Ask.SET_MEM_TABLE, memoryTable(region(0, 0x8000, 0, 0)), { fds: [ram.fd] });
   for (const index of [0, 1]) {
-    pair.ask(8, state(index, 64));
+    pair.ask(Ask.SET_VRING_NUM, state(index, 64));
     pair.ask(
-      9,
+      Ask.SET_VRING_ADDR,
       vringAddress(
         index,
         index * 0x4000,
@@ -118,8 +125,8 @@ function prepare(pair: Joined, ram: GuestRam): void {
         index * 0x4000 + 0x1000,
       ),
     );
-    pair.ask(12, u64(0x100 + index));
-    pair.ask(18, state(index, 1));
+    pair.ask(Ask.SET_VRING_KICK, u64(0x100 + index));
+    pair.ask(Ask.SET_VRING_ENABLE, state(index, 1));
   }
 }
 
@@ -140,8 +147,8 @@ Deno.test("property: arbitrary messages never throw, leak or start a bad ring", 
       (steps, prepared) => {
         {
           using pair = new Joined();
-          pair.ask(16, u64(ALL_FEATURES));
-          pair.ask(2, u64(PROTOCOL_FEATURES));
+          pair.ask(Ask.SET_PROTOCOL_FEATURES, u64(ALL_FEATURES));
+          pair.ask(Ask.SET_FEATURES, u64(PROTOCOL_FEATURES));
           const ram = pair.ram();
           const event = pair.fds.event();
           if (prepared) prepare(pair, ram);

@@ -3,7 +3,7 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { parseAddress } from "../../src/wire/address.ts";
 import { close } from "../../ffi/event.ts";
 import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
-import { u64 } from "../support/frontend.ts";
+import { Ask, u64 } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
 import { LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
@@ -131,7 +131,9 @@ withTwoPairs(
       if (!all.includes(`${port}`)) await until("the log tells", said);
     }
     await driver.share();
-    for (const index of [0, 1, 2, 3]) await driver.do(13, u64(index), [driver.event()]);
+    for (const index of [0, 1, 2, 3]) {
+      await driver.do(Ask.SET_VRING_CALL, u64(index), [driver.event()]);
+    }
     const second = connectUnix(path);
     await until("a second frontend is told to go", () => isHungUp(second));
     const helper = connectUnix(`${path}.repair`);

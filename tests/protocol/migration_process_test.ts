@@ -8,7 +8,7 @@ import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
 import { encodeVuelo } from "../../src/wire/state/decode.ts";
 import { inFolder, vuelo } from "../support/cli.ts";
 import { emptyState } from "../support/fake_movable.ts";
-import { asU64, Frontend, payload, type Reply, u64 } from "../support/frontend.ts";
+import { Ask, asU64, Frontend, payload, type Reply, u64 } from "../support/frontend.ts";
 import { until } from "../support/lab_process.ts";
 
 const OPTIONS = ["-f", "--one-off", "-a", "192.0.2.5/24", "-g", "192.0.2.1"];
@@ -31,19 +31,23 @@ class RemoteFrontend {
   }
 
   async bring(phase: typeof PHASES[number]): Promise<void> {
-    this.frontend.send(16, u64(PROTOCOL));
-    assertEquals(await this.ask(2, u64(FEATURES)), 0);
+    this.frontend.send(Ask.SET_PROTOCOL_FEATURES, u64(PROTOCOL));
+    assertEquals(await this.ask(Ask.SET_FEATURES, u64(FEATURES)), 0);
     const save = phase.startsWith("sav");
     const [reading, writing] = createPipe();
     const [ours, theirs] = save ? [writing, reading] : [reading, writing];
     this.#end = theirs;
     setNonBlocking(theirs);
-    const answer = await this.ask(42, payload(["u32", save ? 0 : 1], ["u32", 0]), [ours]);
+    const answer = await this.ask(
+      Ask.SET_DEVICE_STATE_FD,
+      payload(["u32", save ? 0 : 1], ["u32", 0]),
+      [ours],
+    );
     close(ours);
     assertEquals(answer, 0x100);
     if (phase === "saved") await this.#readAll();
     if (phase === "loaded") await this.writeAll();
-    if (phase.endsWith("ed")) assertEquals(await this.ask(43), 0);
+    if (phase.endsWith("ed")) assertEquals(await this.ask(Ask.CHECK_DEVICE_STATE), 0);
   }
 
   async #readAll(): Promise<void> {

@@ -1,6 +1,6 @@
 /** Packed rings as vhost-user sets them up, once VIRTIO_F_RING_PACKED is accepted. */
 import { assert, assertEquals } from "@std/assert";
-import { payload, state, u64, vringAddress } from "../support/frontend.ts";
+import { Ask, payload, state, u64, vringAddress } from "../support/frontend.ts";
 import {
   ALL_FEATURES,
   GUEST_BASE,
@@ -17,16 +17,19 @@ const BASE = 0x8007_8007;
 /** Accepts packed rings; a ring of 100 entries is set up in the first pages of memory. */
 function packed(pair: Joined): number {
   pair.backend.deviceFeatures = { lo: 1 << 26, hi: 1 + 4 };
-  pair.ask(16, u64(ALL_FEATURES));
-  pair.ask(2, u64(PROTOCOL_FEATURES + RING_PACKED));
+  pair.ask(Ask.SET_PROTOCOL_FEATURES, u64(ALL_FEATURES));
+  pair.ask(Ask.SET_FEATURES, u64(PROTOCOL_FEATURES + RING_PACKED));
   return pair.shareMemory().userAddress;
 }
 
 function setUp(pair: Joined, at: number, size = 100, base = BASE): void {
-  assertEquals(pair.acknowledged(8, state(0, size)), 0);
-  assertEquals(pair.acknowledged(10, state(0, base)), 0);
-  assertEquals(pair.acknowledged(9, vringAddress(0, at, at + 0x2004, at + 0x1004)), 0);
-  pair.ask(12, u64(0), { fds: [pair.fds.event()] });
+  assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, size)), 0);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_BASE, state(0, base)), 0);
+  assertEquals(
+    pair.acknowledged(Ask.SET_VRING_ADDR, vringAddress(0, at, at + 0x2004, at + 0x1004)),
+    0,
+  );
+  pair.ask(Ask.SET_VRING_KICK, u64(0), { fds: [pair.fds.event()] });
 }
 
 joined("a packed ring has any size, and 32 bits to say where it goes on", (pair) => {
@@ -41,18 +44,18 @@ joined("a packed ring has any size, and 32 bits to say where it goes on", (pair)
   assertEquals([ring.availOffset, ring.usedOffset], [place + 0x1004, place + 0x2004]);
   backend.progress = 0x0002_0002;
   const base = state(0, BASE + 0x0002_0002);
-  assertEquals(ask(11, state(0, 0))?.payload, base);
-  assertEquals(ask(11, state(0, 0))?.payload, base, "stays");
+  assertEquals(ask(Ask.GET_VRING_BASE, state(0, 0))?.payload, base);
+  assertEquals(ask(Ask.GET_VRING_BASE, state(0, 0))?.payload, base, "stays");
 });
 
 joined("a packed ring ends with its descriptors, and an area is four bytes", (pair) => {
   const at = packed(pair);
   const end = at + 0x40000;
-  assertEquals(pair.acknowledged(8, state(0, 32768)), 0);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, 32768)), 0);
   const address = (desc: number, used: number, avail: number) =>
-    pair.acknowledged(9, vringAddress(0, desc, used, avail));
+    pair.acknowledged(Ask.SET_VRING_ADDR, vringAddress(0, desc, used, avail));
   assertEquals(address(at, end - 4, end - 8), 1, "32768 entries take more than there is");
-  assertEquals(pair.acknowledged(8, state(0, 0x3fff)), 0);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, 0x3fff)), 0);
   assertEquals(address(at, end - 4, end - 8), 0);
   assertEquals(address(at, end, end - 8), 1, "the device area is outside");
   assertEquals(address(at, end - 4, end), 1, "the driver area is outside");
@@ -60,17 +63,24 @@ joined("a packed ring ends with its descriptors, and an area is four bytes", (pa
   assertEquals(address(at, end - 6, end - 8), 1, "the device area is not aligned");
   assertEquals(address(at + 8, end - 4, end - 8), 1, "descriptors are not aligned");
   for (const size of [0, 32769, 65536]) {
-    assertEquals(pair.acknowledged(8, state(0, size)), 1, `${size} entries`);
+    assertEquals(
+      pair.acknowledged(Ask.SET_VRING_NUM, state(0, size)),
+      1,
+      `${size} entries`,
+    );
   }
 });
 
 joined("a split ring takes none of that", (pair) => {
   pair.negotiate();
   const at = pair.shareMemory().userAddress;
-  assertEquals(pair.acknowledged(8, state(0, 100)), 1);
-  assertEquals(pair.acknowledged(10, state(0, BASE)), 1);
-  assertEquals(pair.acknowledged(8, state(0, 16)), 0);
-  assertEquals(pair.acknowledged(9, vringAddress(0, at, at + 0x2000, at + 0x1002)), 0);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, 100)), 1);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_BASE, state(0, BASE)), 1);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, 16)), 0);
+  assertEquals(
+    pair.acknowledged(Ask.SET_VRING_ADDR, vringAddress(0, at, at + 0x2000, at + 0x1002)),
+    0,
+  );
 });
 
 joined("a packed ring does not start at a place that it hasn't got", (pair) => {
@@ -82,7 +92,7 @@ joined("a packed ring does not start at a place that it hasn't got", (pair) => {
     assertEquals(backend.take(), []);
     const text = `100 entries and start at 0x${base.toString(16)}`;
     assert(log.lines.some((line) => line.includes(text)), log.lines.join("; "));
-    pair.ask(11, state(0, 0));
+    pair.ask(Ask.GET_VRING_BASE, state(0, 0));
   }
   setUp(pair, at, 100, 0x8063_8063);
   assertEquals(backend.take().length, 1);
@@ -92,12 +102,12 @@ joined("a ring that was set up as packed does not run as a split one", (pair) =>
   const { backend, ask } = pair;
   const at = packed(pair);
   setUp(pair, at);
-  ask(2, u64(PROTOCOL_FEATURES));
+  ask(Ask.SET_FEATURES, u64(PROTOCOL_FEATURES));
   backend.take();
   // Everything is there for it to start again.
-  ask(9, vringAddress(0, at, at + 0x2004, at + 0x1004));
+  ask(Ask.SET_VRING_ADDR, vringAddress(0, at, at + 0x2004, at + 0x1004));
   assertEquals(backend.take(), ["stop 0"]);
-  ask(9, vringAddress(0, at, at + 0x2004, at + 0x1004));
+  ask(Ask.SET_VRING_ADDR, vringAddress(0, at, at + 0x2004, at + 0x1004));
   assertEquals(backend.take(), []);
 });
 
@@ -106,7 +116,7 @@ joined(
   (pair) => {
     const at = packed(pair);
     setUp(pair, at);
-    pair.ask(34, payload());
-    assertEquals(pair.acknowledged(8, state(0, 100)), 1);
+    pair.ask(Ask.RESET_DEVICE, payload());
+    assertEquals(pair.acknowledged(Ask.SET_VRING_NUM, state(0, 100)), 1);
   },
 );

@@ -1,7 +1,7 @@
 /** Two queue pairs as a driver sees them: which thread has a flow, and what moves it. */
 import { assert, assertEquals } from "@std/assert";
 import { parseAddress } from "../../src/wire/address.ts";
-import { payload } from "../support/frontend.ts";
+import { Ask, payload } from "../support/frontend.ts";
 import { GUEST_MAC, readPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
@@ -130,12 +130,12 @@ const twoPairs = (name: string, body: (driver: QueueDriver) => Promise<void>) =>
 for (const pairs of [1, 2, 8]) {
   Deno.test(`--queues ${pairs}: features, number of pairs and configuration space`, async () => {
     await QueueDriver.run([...ARGS.slice(0, -1), `${pairs}`], async (driver) => {
-      const [low] = new Uint32Array((await driver.ask(1)).slice().buffer);
+      const [low] = new Uint32Array((await driver.ask(Ask.GET_FEATURES)).slice().buffer);
       assertEquals((low >>> 22) & 1, pairs > 1 ? 1 : 0);
-      assertEquals((await driver.ask(17))[0], pairs);
-      driver.frontend.send(16, payload(["u64", 2 ** 9]));
+      assertEquals((await driver.ask(Ask.GET_QUEUE_NUM))[0], pairs);
+      driver.frontend.send(Ask.SET_PROTOCOL_FEATURES, payload(["u64", 2 ** 9]));
       const space = payload(["u32", 0], ["u32", 12], ["u32", 0], new Uint8Array(12));
-      const config = await driver.ask(24, space);
+      const config = await driver.ask(Ask.GET_CONFIG, space);
       assertEquals(config[12 + 8], pairs);
     });
   });

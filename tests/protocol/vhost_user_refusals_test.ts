@@ -1,7 +1,15 @@
 /** Messages as they should not be: refused where a reply is due, else the end. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { memfdCreate } from "../../ffi/memory.ts";
-import { payload, region, state, u64, vringAddress } from "../support/frontend.ts";
+import {
+  Ask,
+  memoryTable,
+  payload,
+  region,
+  state,
+  u64,
+  vringAddress,
+} from "../support/frontend.ts";
 import {
   ALL_FEATURES,
   GUEST_BASE,
@@ -14,7 +22,7 @@ for (const [request, bit] of [[17, 0], [19, 2], [20, 4], [21, 5], [34, 13]]) {
   joined(`request ${request} is refused if its feature is not offered`, (pair) => {
     pair.backend.protocolFeatures = ALL_FEATURES - 2 ** bit;
     const size = request === 19 || request === 20 ? 8 : 0;
-    const fds = request === 21 ? pair.fds.events(1) : [];
+    const fds = request === Ask.SET_BACKEND_REQ_FD ? pair.fds.events(1) : [];
     pair.ask(request, new Uint8Array(size), { fds });
     assert(pair.frontend.ended);
   });
@@ -26,7 +34,7 @@ for (
   joined(`request ${request} is not supported, which is told or the end`, (pair) => {
     pair.negotiate();
     assertEquals(pair.acknowledged(request, undefined, pair.fds.events(2)), 1);
-    assertEquals(pair.acknowledged(3), 0, "the connection goes on");
+    assertEquals(pair.acknowledged(Ask.SET_OWNER), 0, "the connection goes on");
     pair.ask(request);
     assert(pair.frontend.ended);
     assertStringIncludes(pair.log.lines[1], "is not supported");
@@ -36,25 +44,49 @@ for (
 const at = (index: number, low = 0x1000) => vringAddress(index, low, low, low);
 for (
   const [what, request, bytes] of [
-    ["SET_VRING_NUM of a ring that is not there", 8, state(4, 16)],
-    ["SET_VRING_NUM of 0", 8, state(0, 0)],
-    ["SET_VRING_NUM that is no power of two", 8, state(0, 48)],
-    ["SET_VRING_NUM above 32768", 8, state(0, 65536)],
-    ["SET_VRING_NUM of 2^31", 8, state(0, 2 ** 31)],
-    ["SET_VRING_BASE of a ring that is not there", 10, state(2 ** 32 - 1, 0)],
-    ["SET_VRING_BASE above 16 bits", 10, state(0, 65536)],
-    ["SET_VRING_ENABLE of a ring that is not there", 18, state(4, 1)],
-    ["SET_VRING_ENABLE to 2", 18, state(0, 2)],
-    ["SET_VRING_ADDR of a ring that is not there", 9, at(4)],
-    ["descriptors not aligned to 16", 9, vringAddress(0, 0x1008, 0x1000, 0x1000)],
-    ["a used ring not aligned to 4", 9, vringAddress(0, 0x1000, 0x1002, 0x1000)],
-    ["an available ring not aligned to 2", 9, vringAddress(0, 0x1000, 0x1000, 0x1001)],
-    ["a used ring logged beyond 2^53", 9, vringAddress(0, 0, 0, 0, 1, 2 ** 60)],
-    ["SET_VRING_KICK of a ring that is not there", 12, u64(0x104)],
-    ["SET_VRING_CALL of a ring that is not there", 13, u64(0x1ff)],
-    ["SET_VRING_ERR of a ring that is not there", 14, u64(0x110)],
-    ["SET_STATUS above 8 bits", 39, u64(0x100)],
-    ["GET_CONFIG of more than the message holds", 25, payload(["u32", 0], ["u64", 5])],
+    ["SET_VRING_NUM of a ring that is not there", Ask.SET_VRING_NUM, state(4, 16)],
+    ["SET_VRING_NUM of 0", Ask.SET_VRING_NUM, state(0, 0)],
+    ["SET_VRING_NUM that is no power of two", Ask.SET_VRING_NUM, state(0, 48)],
+    ["SET_VRING_NUM above 32768", Ask.SET_VRING_NUM, state(0, 65536)],
+    ["SET_VRING_NUM of 2^31", Ask.SET_VRING_NUM, state(0, 2 ** 31)],
+    [
+      "SET_VRING_BASE of a ring that is not there",
+      Ask.SET_VRING_BASE,
+      state(2 ** 32 - 1, 0),
+    ],
+    ["SET_VRING_BASE above 16 bits", Ask.SET_VRING_BASE, state(0, 65536)],
+    ["SET_VRING_ENABLE of a ring that is not there", Ask.SET_VRING_ENABLE, state(4, 1)],
+    ["SET_VRING_ENABLE to 2", Ask.SET_VRING_ENABLE, state(0, 2)],
+    ["SET_VRING_ADDR of a ring that is not there", Ask.SET_VRING_ADDR, at(4)],
+    [
+      "descriptors not aligned to 16",
+      Ask.SET_VRING_ADDR,
+      vringAddress(0, 0x1008, 0x1000, 0x1000),
+    ],
+    [
+      "a used ring not aligned to 4",
+      Ask.SET_VRING_ADDR,
+      vringAddress(0, 0x1000, 0x1002, 0x1000),
+    ],
+    [
+      "an available ring not aligned to 2",
+      Ask.SET_VRING_ADDR,
+      vringAddress(0, 0x1000, 0x1000, 0x1001),
+    ],
+    [
+      "a used ring logged beyond 2^53",
+      Ask.SET_VRING_ADDR,
+      vringAddress(0, 0, 0, 0, 1, 2 ** 60),
+    ],
+    ["SET_VRING_KICK of a ring that is not there", Ask.SET_VRING_KICK, u64(0x104)],
+    ["SET_VRING_CALL of a ring that is not there", Ask.SET_VRING_CALL, u64(0x1ff)],
+    ["SET_VRING_ERR of a ring that is not there", Ask.SET_VRING_ERR, u64(0x110)],
+    ["SET_STATUS above 8 bits", Ask.SET_STATUS, u64(0x100)],
+    [
+      "GET_CONFIG of more than the message holds",
+      Ask.SET_CONFIG,
+      payload(["u32", 0], ["u64", 5]),
+    ],
   ] as [string, number, Uint8Array][]
 ) {
   joined(`${what} is refused`, (pair) => {
@@ -65,7 +97,7 @@ for (
 }
 
 joined("GET_VRING_BASE of a ring that is not there ends the connection", (pair) => {
-  pair.ask(11, state(4, 0));
+  pair.ask(Ask.GET_VRING_BASE, state(4, 0));
   assert(pair.frontend.ended);
 });
 
@@ -74,9 +106,9 @@ joined("addresses outside shared memory are refused", (pair) => {
   const ram = pair.shareMemory();
   const user = ram.userAddress;
   const end = user + RAM_SIZE;
-  pair.ask(8, state(0, 256));
+  pair.ask(Ask.SET_VRING_NUM, state(0, 256));
   const good = vringAddress(0, user, user + 0x2000, user + 0x1000);
-  assertEquals(pair.acknowledged(9, good), 0);
+  assertEquals(pair.acknowledged(Ask.SET_VRING_ADDR, good), 0);
   for (
     const bytes of [
       vringAddress(0, user - 16, user, user),
@@ -86,9 +118,9 @@ joined("addresses outside shared memory are refused", (pair) => {
       vringAddress(0, GUEST_BASE, GUEST_BASE, GUEST_BASE),
       vringAddress(0, -16, user, user),
     ]
-  ) assertEquals(pair.acknowledged(9, bytes), 1);
+  ) assertEquals(pair.acknowledged(Ask.SET_VRING_ADDR, bytes), 1);
   const last = vringAddress(0, end - 4096, end - 6 - 2048 - 2, end - 6 - 512);
-  assertEquals(pair.acknowledged(9, last), 0, "up to the last byte");
+  assertEquals(pair.acknowledged(Ask.SET_VRING_ADDR, last), 0, "up to the last byte");
 });
 
 joined("the number of descriptors must be that of regions", (pair) => {
@@ -99,13 +131,13 @@ joined("the number of descriptors must be that of regions", (pair) => {
     region(0, 4096, 0, 0),
     region(4096, 4096, 4096, 4096),
   );
-  assertEquals(pair.acknowledged(5, two, [ram.fd]), 1);
-  assertEquals(pair.acknowledged(5, two, [ram.fd, ram.fd, ram.fd]), 1);
-  assertEquals(pair.acknowledged(5, two, [ram.fd, ram.fd]), 0);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, two, [ram.fd]), 1);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, two, [ram.fd, ram.fd, ram.fd]), 1);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, two, [ram.fd, ram.fd]), 0);
   const lying = payload(["u64", 2], region(0, 4096, 0, 0));
-  assertEquals(pair.acknowledged(5, lying, [ram.fd, ram.fd]), 1);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, lying, [ram.fd, ram.fd]), 1);
   const many = payload(["u32", 2 ** 32 - 1], ["u32", 0], new Uint8Array(256));
-  assertEquals(pair.acknowledged(5, many, Array(8).fill(ram.fd)), 1);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, many, Array(8).fill(ram.fd)), 1);
   assertEquals(pair.backend.memory.regions.length, 2);
 });
 
@@ -119,10 +151,10 @@ joined("a descriptor that epoll cannot wait for is no kick, call or error", (pai
 
 joined("memory that is no file, or too short a file, is refused", (pair) => {
   pair.negotiate();
-  const table = payload(["u64", 1], region(0, 0x2000, 0, 0));
-  assertEquals(pair.acknowledged(5, table, pair.fds.events(1)), 1);
+  const table = memoryTable(region(0, 0x2000, 0, 0));
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, table, pair.fds.events(1)), 1);
   const short = pair.fds.keep(memfdCreate("short", 0x1000));
-  assertEquals(pair.acknowledged(5, table, [short]), 1);
+  assertEquals(pair.acknowledged(Ask.SET_MEM_TABLE, table, [short]), 1);
 });
 
 for (
@@ -144,7 +176,7 @@ for (
 }
 
 joined("more than eight descriptors end the connection", (pair) => {
-  pair.frontend.send(3, undefined, { fds: pair.fds.events(9) });
+  pair.frontend.send(Ask.SET_OWNER, undefined, { fds: pair.fds.events(9) });
   assert(!pair.session.readable());
   assertStringIncludes(pair.log.lines[0], "more than 8 descriptors");
 });
@@ -161,7 +193,7 @@ joined("more than eight descriptors spread over a message end the connection", (
 joined("a frontend that takes no replies is closed", (pair) => {
   let closed = false;
   for (let i = 0; i < 100_000 && !closed; i++) {
-    pair.frontend.send(1);
+    pair.frontend.send(Ask.GET_FEATURES);
     closed = !pair.session.readable();
   }
   assert(closed);
@@ -170,7 +202,9 @@ joined("a frontend that takes no replies is closed", (pair) => {
 
 joined("one call handles a limited number of messages", (pair) => {
   pair.negotiate();
-  for (let i = 0; i < 100; i++) pair.frontend.send(2, u64(PROTOCOL_FEATURES));
+  for (let i = 0; i < 100; i++) {
+    pair.frontend.send(Ask.SET_FEATURES, u64(PROTOCOL_FEATURES));
+  }
   assert(pair.session.readable());
   assertEquals(pair.backend.take().length, 64);
   assert(pair.session.readable());

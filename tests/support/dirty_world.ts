@@ -9,15 +9,16 @@ import { NetDevice } from "../../src/device.ts";
 import { EventKind } from "../../src/flow/context.ts";
 import { KICK_INDEX } from "../../src/flow/datapath.ts";
 import { Forwarder } from "../../src/flow/forward.ts";
-import { Listener } from "../../src/vhost_user/listener.ts";
-import { Session } from "../../src/vhost_user/session.ts";
+import type { Session } from "../../src/vhost_user/session.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { flowConfig } from "./flow_config.ts";
 import {
+  Ask,
   asU64,
   Descriptors,
-  Frontend,
+  type Frontend,
   GuestRam as LogFile,
+  memoryTable,
   payload,
   region,
   type SendOptions,
@@ -26,7 +27,7 @@ import {
   vringAddress,
 } from "./frontend.ts";
 import { GuestRam, type GuestRing, MockDriver, type RamRegion } from "./mock_driver.ts";
-import { LogLines } from "./vhost_session.ts";
+import { connectSession, LogLines } from "./vhost_session.ts";
 
 const PAGE = 4096;
 const LOG_ALL = 2 ** 26;
@@ -150,12 +151,9 @@ export class DirtyWorld {
     });
     this.#before = REGIONS.map(({ size }) => new Int32Array(size / 4));
     this.#kicks = this.#fds.events(2);
-    const folder = Deno.makeTempDirSync();
-    const listener = new Listener(`${folder}/socket`, this.#lines);
-    this.#frontend = Frontend.connect(listener.path);
-    this.#session = new Session(listener.accept(null), device, this.#lines);
-    listener.close();
-    Deno.removeSync(folder);
+    const { frontend, session } = connectSession(device, this.#lines);
+    this.#frontend = frontend;
+    this.#session = session;
     this.#setUp();
   }
 
@@ -173,25 +171,25 @@ export class DirtyWorld {
   }
 
   #setUp(): void {
-    this.#frontend.send(16, u64(PROTOCOL));
-    this.#must(2, u64(this.shape.features));
+    this.#frontend.send(Ask.SET_PROTOCOL_FEATURES, u64(PROTOCOL));
+    this.#must(Ask.SET_FEATURES, u64(this.shape.features));
     let offset = 0;
     const regions = REGIONS.map(({ address, size }) => {
       offset += size;
       return region(address, size, 0x7f00_0000_0000 + address, offset - size);
     });
     this.#must(
-      5,
-      payload(["u32", regions.length], ["u32", 0], ...regions),
+      Ask.SET_MEM_TABLE,
+      memoryTable(...regions),
       regions.map(() => this.ram.fd),
     );
     for (const [index, ring] of this.#rings.entries()) {
-      this.#must(8, state(index, ring.size));
-      this.#must(10, state(index, ring.layout.baseIndex));
+      this.#must(Ask.SET_VRING_NUM, state(index, ring.size));
+      this.#must(Ask.SET_VRING_BASE, state(index, ring.layout.baseIndex));
       this.#setAddress(index, 0);
-      this.#must(12, u64(index), [this.#kicks[index]]);
-      this.#must(13, u64(index), [this.#fds.event()]);
-      this.#must(18, state(index, 1));
+      this.#must(Ask.SET_VRING_KICK, u64(index), [this.#kicks[index]]);
+      this.#must(Ask.SET_VRING_CALL, u64(index), [this.#fds.event()]);
+      this.#must(Ask.SET_VRING_ENABLE, state(index, 1));
     }
   }
 
@@ -219,7 +217,7 @@ export class DirtyWorld {
       this.ram.allow(user(descriptors) - 0x7f00_0000_0000, descriptors.byteLength);
     }
     this.#must(
-      9,
+      Ask.SET_VRING_ADDR,
       vringAddress(index, user(descriptors), user(used), user(available), flags, log),
     );
   }
@@ -232,12 +230,12 @@ export class DirtyWorld {
       const log = new LogFile(size);
       this.#fds.keep(log.fd);
       const bytes = payload(["u64", LOG_SIZE], ["u64", offset]);
-      const reply = this.#ask(6, bytes, { fds: [log.fd] });
+      const reply = this.#ask(Ask.SET_LOG_BASE, bytes, { fds: [log.fd] });
       assertEquals(asU64(reply), 0);
       this.#log = log;
       this.#logAt = offset;
     }
-    this.#must(2, u64(this.shape.features + (on ? LOG_ALL : 0)));
+    this.#must(Ask.SET_FEATURES, u64(this.shape.features + (on ? LOG_ALL : 0)));
     for (const index of [0, 1]) this.#setAddress(index, on ? VRING_F_LOG : 0);
     this.#logging = on;
   }
@@ -269,7 +267,7 @@ export class DirtyWorld {
   /** Stops both rings; the last that is written to memory is logged, too. */
   stop(): void {
     this.#remember();
-    for (const index of [0, 1]) this.#ask(11, state(index, 0));
+    for (const index of [0, 1]) this.#ask(Ask.GET_VRING_BASE, state(index, 0));
     this.#compare("stop");
   }
 

@@ -8,6 +8,41 @@ import { close, eventfdCreate } from "../../ffi/event.ts";
 import { mapShared, memfdCreate, type Reservation, reserve } from "../../ffi/memory.ts";
 import { connectUnix, receive, send } from "../../ffi/unix_socket.ts";
 
+/** Requests of a frontend (vhost-user, "Front-end message types"). */
+export const Ask = {
+  GET_FEATURES: 1,
+  SET_FEATURES: 2,
+  SET_OWNER: 3,
+  RESET_OWNER: 4,
+  SET_MEM_TABLE: 5,
+  SET_LOG_BASE: 6,
+  SET_LOG_FD: 7,
+  SET_VRING_NUM: 8,
+  SET_VRING_ADDR: 9,
+  SET_VRING_BASE: 10,
+  GET_VRING_BASE: 11,
+  SET_VRING_KICK: 12,
+  SET_VRING_CALL: 13,
+  SET_VRING_ERR: 14,
+  GET_PROTOCOL_FEATURES: 15,
+  SET_PROTOCOL_FEATURES: 16,
+  GET_QUEUE_NUM: 17,
+  SET_VRING_ENABLE: 18,
+  SEND_RARP: 19,
+  NET_SET_MTU: 20,
+  SET_BACKEND_REQ_FD: 21,
+  GET_CONFIG: 24,
+  SET_CONFIG: 25,
+  RESET_DEVICE: 34,
+  GET_MAX_MEM_SLOTS: 36,
+  ADD_MEM_REG: 37,
+  REM_MEM_REG: 38,
+  SET_STATUS: 39,
+  GET_STATUS: 40,
+  SET_DEVICE_STATE_FD: 42,
+  CHECK_DEVICE_STATE: 43,
+} as const;
+
 /** Words and bytes of a payload, put together in order, little-endian. */
 export function payload(...fields: (Uint8Array | ["u32" | "u64", number])[]): Uint8Array {
   const bytes: number[] = [];
@@ -31,6 +66,9 @@ export const state = (index: number, value: number) =>
 /** A memory region: guest address, size, user address, offset in the file. */
 export const region = (guest: number, size: number, user: number, offset: number) =>
   payload(["u64", guest], ["u64", size], ["u64", user], ["u64", offset]);
+/** A memory table of such regions. */
+export const memoryTable = (...regions: readonly Uint8Array[]) =>
+  payload(["u32", regions.length], ["u32", 0], ...regions);
 /** A vring address: index, flags, descriptors, used, available, log. */
 export const vringAddress = (
   index: number,

@@ -15,14 +15,15 @@ import { Forwarder } from "../../src/flow/forward.ts";
 import { GuestMove } from "../../src/migrate/guest_move.ts";
 import { Migration } from "../../src/migrate/migration.ts";
 import { OwnRepair, type RepairSwitch } from "../../src/repair/switch.ts";
-import { Listener } from "../../src/vhost_user/listener.ts";
-import { Session } from "../../src/vhost_user/session.ts";
+import type { Session } from "../../src/vhost_user/session.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { flowConfig } from "./flow_config.ts";
 import {
+  Ask,
   asU64,
   Descriptors,
-  Frontend,
+  type Frontend,
+  memoryTable,
   payload,
   region,
   type Reply,
@@ -31,7 +32,7 @@ import {
   vringAddress,
 } from "./frontend.ts";
 import { GuestRam, type GuestRing, MockDriver } from "./mock_driver.ts";
-import { LogLines } from "./vhost_session.ts";
+import { connectSession, LogLines } from "./vhost_session.ts";
 
 const RAM = { address: 0x10_0000, size: 0x100_0000 };
 const USER = 0x7f00_0000_0000;
@@ -123,14 +124,11 @@ export class MovingHost {
   connect(): void {
     if (this.connected) return;
     this.#frontend?.close();
-    const folder = Deno.makeTempDirSync();
-    const listener = new Listener(`${folder}/socket`, this.log);
-    this.#frontend = Frontend.connect(listener.path);
-    this.#session = new Session(listener.accept(null), this.device, this.log);
-    listener.close();
-    Deno.removeSync(folder);
-    this.ask(16, u64(PROTOCOL));
-    this.ask(2, u64(FEATURES));
+    const { frontend, session } = connectSession(this.device, this.log);
+    this.#frontend = frontend;
+    this.#session = session;
+    this.ask(Ask.SET_PROTOCOL_FEATURES, u64(PROTOCOL));
+    this.ask(Ask.SET_FEATURES, u64(FEATURES));
     this.setMemory();
   }
 
@@ -152,29 +150,28 @@ export class MovingHost {
 
   setMemory(): void {
     const { address, size } = RAM;
-    const table = payload(
-      ["u32", 1],
-      ["u32", 0],
-      region(address, size, USER + address, 0),
-    );
-    this.ask(5, table, [this.#ram.fd]);
+    const table = memoryTable(region(address, size, USER + address, 0));
+    this.ask(Ask.SET_MEM_TABLE, table, [this.#ram.fd]);
   }
 
   start(index: number): void {
     const ring = this.#ring(index);
     const place = (view: DataView) =>
       USER + RAM.address + view.byteOffset - this.#ram.memory.translate(RAM.address, 1);
-    this.ask(8, state(index, ring.size));
-    this.ask(10, state(index, ring.used.getUint16(2, true)));
+    this.ask(Ask.SET_VRING_NUM, state(index, ring.size));
+    this.ask(Ask.SET_VRING_BASE, state(index, ring.used.getUint16(2, true)));
     const { descriptors, available, used } = ring;
-    this.ask(9, vringAddress(index, place(descriptors), place(used), place(available)));
-    this.ask(12, u64(index), [this.#kicks[index]]);
+    this.ask(
+      Ask.SET_VRING_ADDR,
+      vringAddress(index, place(descriptors), place(used), place(available)),
+    );
+    this.ask(Ask.SET_VRING_KICK, u64(index), [this.#kicks[index]]);
   }
   stop(index: number): void {
-    this.ask(11, state(index, 0));
+    this.ask(Ask.GET_VRING_BASE, state(index, 0));
   }
   enable(index: number, on: boolean): void {
-    this.ask(18, state(index, on ? 1 : 0));
+    this.ask(Ask.SET_VRING_ENABLE, state(index, on ? 1 : 0));
   }
   /** Both rings, as QEMU does it. */
   run(on: boolean): void {
@@ -199,7 +196,11 @@ export class MovingHost {
       close(theirs);
       theirs = -1;
     }
-    const reply = this.ask(42, payload(["u32", save ? 0 : 1], ["u32", 0]), [ours]);
+    const reply = this.ask(
+      Ask.SET_DEVICE_STATE_FD,
+      payload(["u32", save ? 0 : 1], ["u32", 0]),
+      [ours],
+    );
     const answer = reply === null ? 1 : asU64(reply.payload);
     const accepted = (answer & 0xff) === 0;
     if (kind === "shared" && accepted) this.#share(ours);
@@ -265,7 +266,7 @@ export class MovingHost {
   /** CHECK_DEVICE_STATE: 0 or an error number. */
   check(): number {
     if (!this.#reads) this.endTransfer();
-    const reply = this.ask(43);
+    const reply = this.ask(Ask.CHECK_DEVICE_STATE);
     return reply === null ? -1 : asU64(reply.payload);
   }
 

@@ -3,9 +3,10 @@ import { close, eventfdCreate, eventfdRead, eventfdWrite } from "../../ffi/event
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { inFolder, vuelo } from "./cli.ts";
 import {
+  Ask,
   asU64,
   Frontend,
-  payload,
+  memoryTable,
   region,
   type Reply,
   state,
@@ -77,13 +78,13 @@ export class QueueDriver {
   /** The memory table, sent anew; the backend maps all of it again. */
   async share(): Promise<void> {
     const [{ address, size }] = this.ram.regions;
-    const table = payload(["u64", 1], region(address, size, USER + address, 0));
-    await this.do(5, table, [this.ram.fd]);
+    const table = memoryTable(region(address, size, USER + address, 0));
+    await this.do(Ask.SET_MEM_TABLE, table, [this.ram.fd]);
   }
 
   async setUp(pairs: number, features = FEATURES): Promise<void> {
-    this.frontend.send(16, u64(PROTOCOL));
-    await this.do(2, u64(features));
+    this.frontend.send(Ask.SET_PROTOCOL_FEATURES, u64(PROTOCOL));
+    await this.do(Ask.SET_FEATURES, u64(features));
     await this.share();
     for (let i = 0; i < pairs; i++) await this.#addPair(i);
   }
@@ -95,15 +96,18 @@ export class QueueDriver {
     for (const [ring, queue] of [[driver.rx, 2 * i], [driver.tx, 2 * i + 1]] as const) {
       const user = (offset: number) => USER + this.#addressOf(offset);
       const { descOffset, usedOffset, availOffset } = ring.layout;
-      await this.do(8, state(queue, RING));
-      await this.do(10, state(queue, 0));
+      await this.do(Ask.SET_VRING_NUM, state(queue, RING));
+      await this.do(Ask.SET_VRING_BASE, state(queue, 0));
       const places = [descOffset, usedOffset, availOffset].map(user);
-      await this.do(9, vringAddress(queue, places[0], places[1], places[2]));
-      await this.do(13, u64(queue), [this.event()]);
+      await this.do(
+        Ask.SET_VRING_ADDR,
+        vringAddress(queue, places[0], places[1], places[2]),
+      );
+      await this.do(Ask.SET_VRING_CALL, u64(queue), [this.event()]);
       errors.push(this.event());
-      await this.do(14, u64(queue), [errors.at(-1)!]);
+      await this.do(Ask.SET_VRING_ERR, u64(queue), [errors.at(-1)!]);
       kicks.push(this.event());
-      await this.do(12, u64(queue), [kicks.at(-1)!]);
+      await this.do(Ask.SET_VRING_KICK, u64(queue), [kicks.at(-1)!]);
     }
     this.pairs.push({ driver, kicks, errors });
     await this.enable(i, true);
@@ -117,7 +121,7 @@ export class QueueDriver {
 
   async enable(pair: number, enabled: boolean): Promise<void> {
     for (const queue of [2 * pair, 2 * pair + 1]) {
-      await this.do(18, state(queue, enabled ? 1 : 0));
+      await this.do(Ask.SET_VRING_ENABLE, state(queue, enabled ? 1 : 0));
     }
   }
 
@@ -125,7 +129,7 @@ export class QueueDriver {
   async stop(pair: number): Promise<number[]> {
     const found = [];
     for (const queue of [2 * pair, 2 * pair + 1]) {
-      const answer = await this.ask(11, state(queue, 0));
+      const answer = await this.ask(Ask.GET_VRING_BASE, state(queue, 0));
       found.push(new DataView(answer.buffer, answer.byteOffset).getUint32(4, true));
     }
     return found;

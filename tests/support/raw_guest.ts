@@ -5,16 +5,17 @@
  */
 import { close, eventfdCreate, eventfdWrite } from "../../ffi/event.ts";
 import {
+  Ask,
   asU64,
   Frontend,
   GuestRam,
+  memoryTable,
   region,
   type Reply,
   state,
   u64,
   vringAddress,
 } from "./frontend.ts";
-import { payload } from "./frontend.ts";
 import { until } from "./lab_process.ts";
 
 /** REPLY_ACK. */
@@ -129,23 +130,26 @@ export class RawGuest {
 
   /** Negotiates features and starts both rings, with all receive buffers posted. */
   async start(): Promise<void> {
-    this.#frontend.send(16, u64(PROTOCOL));
-    await this.#do(2, u64(FEATURES));
-    const table = payload(["u64", 1], region(0, RAM_SIZE, USER, 0));
-    await this.#do(5, table, [this.#ram.fd]);
+    this.#frontend.send(Ask.SET_PROTOCOL_FEATURES, u64(PROTOCOL));
+    await this.#do(Ask.SET_FEATURES, u64(FEATURES));
+    const table = memoryTable(region(0, RAM_SIZE, USER, 0));
+    await this.#do(Ask.SET_MEM_TABLE, table, [this.#ram.fd]);
     // From here on the last frontend, whose memory it may have been, is gone for vuelo.
     for (const ring of this.#rings) ring.clear();
     for (const [queue, ring] of this.#rings.entries()) {
-      await this.#do(8, state(queue, RING));
-      await this.#do(10, state(queue, 0));
+      await this.#do(Ask.SET_VRING_NUM, state(queue, RING));
+      await this.#do(Ask.SET_VRING_BASE, state(queue, 0));
       const at = USER + ring.at;
-      await this.#do(9, vringAddress(queue, at, at + USED_AT, at + AVAILABLE_AT));
-      await this.#do(13, u64(queue), [this.#event()]);
+      await this.#do(
+        Ask.SET_VRING_ADDR,
+        vringAddress(queue, at, at + USED_AT, at + AVAILABLE_AT),
+      );
+      await this.#do(Ask.SET_VRING_CALL, u64(queue), [this.#event()]);
       this.errors.push(this.#event());
-      await this.#do(14, u64(queue), [this.errors[queue]]);
+      await this.#do(Ask.SET_VRING_ERR, u64(queue), [this.errors[queue]]);
       this.#kicks.push(this.#event());
-      await this.#do(12, u64(queue), [this.#kicks[queue]]);
-      await this.#do(18, state(queue, 1));
+      await this.#do(Ask.SET_VRING_KICK, u64(queue), [this.#kicks[queue]]);
+      await this.#do(Ask.SET_VRING_ENABLE, state(queue, 1));
     }
     for (let i = 0; i < RING; i++) this.#post(i);
     eventfdWrite(this.#kicks[0]);

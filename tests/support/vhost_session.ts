@@ -1,14 +1,15 @@
 /** A session of the code under test and a frontend, joined by a listening socket. */
-import type { SessionLog } from "../../src/vhost_user/backend.ts";
+import type { Backend, SessionLog } from "../../src/vhost_user/backend.ts";
 import { Listener } from "../../src/vhost_user/listener.ts";
 import { Session } from "../../src/vhost_user/session.ts";
 import {
+  Ask,
   asU64,
   Descriptors,
   Frontend,
   GuestRam,
+  memoryTable,
   openDescriptors,
-  payload,
   region,
   type Reply,
   type SendOptions,
@@ -37,6 +38,20 @@ export class LogLines implements SessionLog {
   debug(_message: string): void {}
 }
 
+/** Joins a frontend and a session of the code under test by a socket. */
+export function connectSession(
+  backend: Backend,
+  log: SessionLog,
+): { readonly frontend: Frontend; readonly session: Session } {
+  const folder = Deno.makeTempDirSync();
+  const listener = new Listener(`${folder}/socket`, log);
+  const frontend = Frontend.connect(listener.path);
+  const session = new Session(listener.accept(null), backend, log);
+  listener.close();
+  Deno.removeSync(folder);
+  return { frontend, session };
+}
+
 export class Joined {
   readonly backend = new RecordingBackend();
   readonly log = new LogLines();
@@ -46,12 +61,9 @@ export class Joined {
   readonly #ram: GuestRam[] = [];
 
   constructor() {
-    const folder = Deno.makeTempDirSync();
-    const listener = new Listener(`${folder}/socket`, this.log);
-    this.frontend = Frontend.connect(listener.path);
-    this.session = new Session(listener.accept(null), this.backend, this.log);
-    listener.close();
-    Deno.removeSync(folder);
+    const { frontend, session } = connectSession(this.backend, this.log);
+    this.frontend = frontend;
+    this.session = session;
   }
 
   /** Sends a message and has the session handle it; its reply if one came. */
@@ -78,8 +90,8 @@ export class Joined {
 
   /** Accepts bit 30 and all protocol features. */
   readonly negotiate = (): void => {
-    this.ask(16, u64(ALL_FEATURES));
-    this.ask(2, u64(PROTOCOL_FEATURES));
+    this.ask(Ask.SET_PROTOCOL_FEATURES, u64(ALL_FEATURES));
+    this.ask(Ask.SET_FEATURES, u64(PROTOCOL_FEATURES));
     this.backend.take();
   };
 
@@ -87,8 +99,8 @@ export class Joined {
   shareMemory(): GuestRam {
     const ram = this.ram();
     this.ask(
-      5,
-      payload(["u64", 1], region(GUEST_BASE, ram.size, ram.userAddress, 0)),
+      Ask.SET_MEM_TABLE,
+      memoryTable(region(GUEST_BASE, ram.size, ram.userAddress, 0)),
       { fds: [ram.fd] },
     );
     return ram;
@@ -103,10 +115,10 @@ export class Joined {
   /** Size 256, base 7, areas in the first pages of `ram`, and a kick. */
   setUpRing(index: number, ram: GuestRam): void {
     const at = ram.userAddress + index * 0x4000;
-    this.ask(8, state(index, 256));
-    this.ask(10, state(index, 7));
-    this.ask(9, vringAddress(index, at, at + 0x2000, at + 0x1000));
-    this.ask(12, u64(index), { fds: [this.fds.event()] });
+    this.ask(Ask.SET_VRING_NUM, state(index, 256));
+    this.ask(Ask.SET_VRING_BASE, state(index, 7));
+    this.ask(Ask.SET_VRING_ADDR, vringAddress(index, at, at + 0x2000, at + 0x1000));
+    this.ask(Ask.SET_VRING_KICK, u64(index), { fds: [this.fds.event()] });
   }
 
   [Symbol.dispose](): void {

@@ -10,6 +10,7 @@
 import { eventfdCreate } from "../../../ffi/event.ts";
 import { parseAddress } from "../../../src/wire/address.ts";
 import {
+  Ask,
   asU64,
   Frontend,
   GuestRam,
@@ -64,10 +65,10 @@ class Guest {
 
   async setUp(bytes: number): Promise<void> {
     const { ram, pairs } = this;
-    this.frontend.send(16, u64(2 ** 3));
-    await this.#do(2, u64(FEATURES + (pairs > 1 ? MQ : 0)));
+    this.frontend.send(Ask.SET_PROTOCOL_FEATURES, u64(2 ** 3));
+    await this.#do(Ask.SET_FEATURES, u64(FEATURES + (pairs > 1 ? MQ : 0)));
     const table = region(GUEST, ram.size, ram.userAddress, 0);
-    await this.#do(5, payload(["u64", 1], table), [ram.fd]);
+    await this.#do(Ask.SET_MEM_TABLE, payload(["u64", 1], table), [ram.fd]);
     for (let ring = 0; ring < 2 * pairs; ring++) await this.#ring(ring, bytes);
   }
 
@@ -77,12 +78,15 @@ class Guest {
     if (ring % 2 === 1) this.#fill(start, bytes);
     const user = ram.userAddress + start;
     const [kick, call] = [eventfdCreate(), eventfdCreate()];
-    await this.#do(8, state(ring, SIZE));
-    await this.#do(10, state(ring, 0));
-    await this.#do(9, vringAddress(ring, user, user + USED_AT, user + AVAIL_AT));
-    await this.#do(13, u64(ring), [call]);
-    await this.#do(12, u64(ring), [kick]);
-    await this.#do(18, state(ring, 1));
+    await this.#do(Ask.SET_VRING_NUM, state(ring, SIZE));
+    await this.#do(Ask.SET_VRING_BASE, state(ring, 0));
+    await this.#do(
+      Ask.SET_VRING_ADDR,
+      vringAddress(ring, user, user + USED_AT, user + AVAIL_AT),
+    );
+    await this.#do(Ask.SET_VRING_CALL, u64(ring), [call]);
+    await this.#do(Ask.SET_VRING_KICK, u64(ring), [kick]);
+    await this.#do(Ask.SET_VRING_ENABLE, state(ring, 1));
     if (ring % 2 === 0) return;
     const [availAt, usedAt] = [start + AVAIL_AT, start + USED_AT];
     const { userAddress: base, size: length } = ram;
