@@ -61,9 +61,9 @@ async function main(): Promise<number> {
   if (!inBackground && !options.has("foreground")) {
     return await startInBackground(keepStdin);
   }
-  const streams = inBackground ? standardStreams(keepStdin) : [];
   const { config, warnings } = configure(options, readFacts(), freeSocketPath);
   closeInherited(config.fd);
+  const streams = inBackground ? standardStreams(keepStdin) : [];
   log.configure({ level: config.logLevel, file: config.logFile, size: config.logSize });
   for (const warning of warnings) log.warn(warning);
   log.debug(`at most ${raiseDescriptorLimit()} descriptors`);

@@ -68,7 +68,8 @@ export function closeInherited(keep?: number): void {
 
 /**
  * Finds standard input, output and error and the copies that the runtime made of them.
- * Call it before anything else is opened: a log file may be the same file.
+ * Call it before anything else is opened, as a log file may be the same file, but after
+ * {@link closeInherited}: what has the number of a copy that was closed is none.
  *
  * @param keepStdin leaves standard input out, which is the socket of `-F 0` then
  */

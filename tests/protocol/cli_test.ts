@@ -192,6 +192,24 @@ Deno.test("--quiet prints nothing, and a log file takes what would be printed", 
   });
 });
 
+Deno.test("what the parent left open is closed, and its numbers are free for use", async () => {
+  await inFolder(async (folder) => {
+    const files = ["-s", `${folder}/socket`, "-l", `${folder}/log`, "--pid"];
+    const [program, args] = vuelo([...FIXED, ...files, `${folder}/pid`]);
+    // All are copies of the standard streams, as those of a script may be.
+    const script = 'exec "$@" 6</dev/null 7</dev/null 8</dev/null 9</dev/null';
+    const { code } = await new Deno.Command("sh", {
+      args: ["-c", script, "sh", program, ...args],
+      stdin: "null",
+      stdout: "null",
+    }).output();
+    assertEquals(code, 0);
+    await end(Number(await Deno.readTextFile(`${folder}/pid`)));
+    const log = await Deno.readTextFile(`${folder}/log`);
+    assertStringIncludes(log, "frames from the guest");
+  });
+});
+
 Deno.test("a stale socket is replaced, a live one is not", async () => {
   await inFolder(async (folder) => {
     const path = `${folder}/socket`;
