@@ -40,8 +40,9 @@ const DNS_PORT = 53;
 /** DNS over TLS (RFC 7858) and over DTLS (RFC 8094). */
 const DNS_TLS_PORT = 853;
 
-const LOOPBACK4 = parseAddress("127.0.0.1") as Uint8Array;
-const LOOPBACK6 = parseAddress("::1") as Uint8Array;
+/** Loopback addresses of either family, as 16 bytes. */
+export const LOOPBACK4 = parseAddress("127.0.0.1") as Uint8Array;
+export const LOOPBACK6 = parseAddress("::1") as Uint8Array;
 
 export class AddressMap {
   /**

@@ -328,8 +328,9 @@ function rebuild(t: TcpShared, flow: number, fd: number, record: MovedTcp): stri
 function deviceHere(t: TcpShared, flow: number, device: string): string {
   const { bytes } = t.context.table;
   if (t.has(flow, TcpFlow.inbound)) return device;
-  if (isLoopback(bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4)) return device;
-  return familyOf(t, flow)?.outboundInterface ?? device;
+  const outbound = familyOf(t, flow)?.outboundInterface ?? device;
+  const loopback = isLoopback(bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
+  return loopback ? device : outbound;
 }
 
 /** Index of this host's interface towards a link-local peer. */
