@@ -37,6 +37,12 @@ export const Parsed = { ip: 0, arp: 1, malformed: 2, fragment: 3, other: 4 } as 
 /** Headers beyond this many bytes of a frame are not looked for. */
 const MAX_HEADERS = 320;
 
+/** Whether an address stands for one of IPv4, as only programs and vuelo use them. */
+function isMapped(head: DataView, at: number): boolean {
+  return head.getInt32(at + 8) === 0xffff && head.getInt32(at) === 0 &&
+    head.getInt32(at + 4) === 0;
+}
+
 export class Packet {
   /** 4 or 6. */
   version = 0;
@@ -100,6 +106,10 @@ export class Packet {
     if (!plain && !this.#source.need(limit)) return Parsed.malformed;
     const upper = ipv6Upper(head, at, plain ? length : limit - at);
     if (upper < 0) return Parsed.malformed;
+    // Such a flow would have one family here and another one there.
+    if (isMapped(head, at + IPV6_DESTINATION_AT) || isMapped(head, at + IPV6_SOURCE_AT)) {
+      return Parsed.malformed;
+    }
     if (upperProtocol(upper) === Protocol.fragment) return Parsed.fragment;
     this.version = 6;
     this.protocol = upperProtocol(upper);
