@@ -200,11 +200,10 @@ export class Checker {
 
   #within(address: number, length: number, what: string): void {
     const room = this.#room(address);
+    if (room !== undefined && address + length <= room.end) return;
     const wanted = `${what}: ${length} bytes at ${hex(address)}`;
     if (room === undefined) this.wrong(`${wanted}, where vuelo has no memory`);
-    else if (address + length > room.end) {
-      this.wrong(`${wanted}, of which only ${room.end - address} are one piece`);
-    }
+    else this.wrong(`${wanted}, of which only ${room.end - address} are one piece`);
   }
 
   /** The piece of memory that an address lies in. */

@@ -4,6 +4,7 @@
  *
  * child.ts TARGET SECONDS SEED COMMITTED WORKING SAVE
  */
+import "./host/install.ts";
 import "./engine/coverage.ts";
 import { readCorpus, writeCorpus } from "./engine/corpus.ts";
 import { FlightRecorder } from "./engine/flight.ts";

@@ -2,6 +2,7 @@
  * The committed corpora, run again on the sources as they are: what the fuzzer once found
  * its way to stays without a finding. `deno task fuzz` looks for more.
  */
+import "./host/install.ts";
 import { readCorpus } from "./engine/corpus.ts";
 import { loadTarget, TARGETS } from "./targets.ts";
 

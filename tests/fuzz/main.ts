@@ -7,6 +7,7 @@
  *
  * `deno task fuzz --replay FILE` runs one input on the sources as they are.
  */
+import "./host/install.ts";
 import { parseArgs } from "@std/cli";
 import { FlightReader } from "./engine/flight.ts";
 import { makeTree } from "./engine/tree.ts";

@@ -4,6 +4,7 @@ import type { Target } from "./engine/target.ts";
 /** Names of the files in targets/. */
 export const TARGETS: readonly string[] = [
   "arp",
+  "datagrams",
   "dhcpv4",
   "dhcpv6",
   "icmp_error",
@@ -14,9 +15,11 @@ export const TARGETS: readonly string[] = [
   "packed_ring",
   "packet",
   "ports",
+  "repair",
   "resolv_conf",
   "split_ring",
   "state",
+  "tcp",
   "vhost_user",
   "wire",
 ];

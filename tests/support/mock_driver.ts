@@ -346,6 +346,7 @@ export class MockDriver {
     const frames = [];
     for (let i = 0; i < used.length;) {
       const first = this.#content(used[i++]);
+      if (first.length === 0) continue; // given back for nothing
       const header = first.slice(0, NET_HEADER);
       const parts = [first.subarray(NET_HEADER)];
       const buffers = new DataView(header.buffer).getUint16(10, true);

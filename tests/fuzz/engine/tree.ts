@@ -2,7 +2,11 @@
 import { instrument } from "./instrument.ts";
 
 const ROOT = new URL("../../../", import.meta.url).pathname;
-const FOLDERS = ["src", "ffi", "tests/fuzz", "tests/support", "tests/golden"];
+const FOLDERS = [
+  ...["src", "ffi", "tests/fuzz", "tests/ffi_check", "tests/support", "tests/golden"],
+];
+/** Of ffi, what takes apart what the kernel says. */
+const PARSERS = /^ffi\/(?:error_queue|socket|unix_socket|folder_entry|inotify)\.ts$/;
 /** Not worth a counter: what only starts workers or wraps libraries. */
 const PLAIN = /^src\/(?:std|log|version)/;
 
@@ -36,8 +40,8 @@ export function makeTree(): string {
     const needed = Math.max(tool, modified(ROOT + path));
     if (modified(copy) > needed) continue;
     Deno.mkdirSync(copy.slice(0, copy.lastIndexOf("/")), { recursive: true });
-    const counted = path.startsWith("src/") && path.endsWith(".ts") &&
-      !path.endsWith(".d.ts") && !PLAIN.test(path);
+    const counted = PARSERS.test(path) || path.startsWith("src/") &&
+        path.endsWith(".ts") && !path.endsWith(".d.ts") && !PLAIN.test(path);
     const text = Deno.readTextFileSync(ROOT + path);
     // By its name in one step: others may be reading.
     const fresh = `${copy}.${Deno.pid}`;
