@@ -46,6 +46,7 @@ export const SETS = {
     dependencies: true,
     suite: "sid",
   },
+  bubblewrap: { name: "bubblewrap", packages: ["bubblewrap"], dependencies: true },
   uml: { name: "uml", packages: ["user-mode-linux"], dependencies: true },
 } as const satisfies Record<string, PackageSet>;
 
@@ -103,6 +104,8 @@ const PROGRAMS: Readonly<Record<string, { set: PackageSet; files: readonly strin
     xz: { set: SETS.guest, files: ["usr/bin/xz"] },
     busybox: { set: SETS.guest, files: ["usr/bin/busybox", "bin/busybox"] },
     tshark: { set: SETS.tshark, files: ["usr/bin/tshark"] },
+    bwrap: { set: SETS.bubblewrap, files: ["usr/bin/bwrap"] },
+    "systemd-analyze": { set: SETS.clients, files: ["usr/bin/systemd-analyze"] },
   };
 
 /** Finds one of the host's helper programs: on PATH, else unpacked. */
