@@ -124,7 +124,7 @@ function connect(t: TcpShared, headerLength: number): void {
     Protocol.tcp,
     outward,
   );
-  if (port < 0) {
+  if (port <= 0) {
     sendStrayReset(t, tcpSequence(source.head, at), 0, TcpFlag.syn, 1);
     return;
   }
@@ -285,14 +285,12 @@ export function acceptOne(
   t.words[word + FlowWord.hostPorts] = peerPort;
   const known = map.inward(lastAddress.bytes, lastAddress.scope, inward);
   table.bytes.set(inward, entry + FlowWord.guestOur * 4);
-  table.bytes.set(
-    guestAddress ?? guestTarget(t, four),
-    entry + FlowWord.guestEndpoint * 4,
-  );
+  const target = guestAddress ?? guestTarget(t, four);
+  table.bytes.set(target, entry + FlowWord.guestEndpoint * 4);
   t.words[word + FlowWord.guestPorts] = (peerPort << 16) | guestPort;
   t.words[word + FlowWord.fd] = accepted;
   t.words[word + TcpWord.scope] = lastAddress.scope;
-  if (!known || isTaken(t, flow)) {
+  if (!known || isIPv4(target) !== four || isTaken(t, flow)) {
     resetOnClose(accepted);
     closeFd(accepted);
     table.release(flow);

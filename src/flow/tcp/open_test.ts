@@ -1,8 +1,9 @@
 /** Where connections of the guest leave from, and what happens without descriptors. */
 import { assertEquals } from "@std/assert";
+import { Errno } from "../../../ffi/errno.ts";
 import { withoutDescriptors } from "../../../tests/support/descriptor_limit.ts";
 import { ip, IP4, IP6 } from "../../../tests/support/flow_config.ts";
-import { HostTcp, LOOPBACK4 } from "../../../tests/support/host_tcp.ts";
+import { HostTcp, LOOPBACK4, LOOPBACK6 } from "../../../tests/support/host_tcp.ts";
 import { inWorld } from "../../../tests/support/tcp_world.ts";
 
 const GONE = {
@@ -49,6 +50,21 @@ inWorld("an outbound address that the host has not is told by ICMP", (world) => 
   assertEquals([frame[23], frame[34], frame[35]], [1, 3, 0]);
   assertEquals(world.flows, 0);
 }, { config: GONE });
+
+inWorld("there is no port 0 to connect to", (world) => {
+  const guest = world.guest(0);
+  guest.in("S");
+  assertEquals(guest.out(), ["RA 0+0 1"]);
+  assertEquals([world.flows, world.path.tcp.counters.refused], [0, 0]);
+});
+
+inWorld("a peer of another family than the guest's address is reset", (world) => {
+  const listener = world.listen(LOOPBACK6);
+  const host = world.keep(HostTcp.connect(LOOPBACK6, listener.port));
+  assertEquals(world.path.tcp.onListener(listener.fd, 80, ip("192.0.2.10")), true);
+  world.settle();
+  assertEquals([world.flows, world.others.length, host.error], [0, 0, Errno.ECONNRESET]);
+});
 
 inWorld("without a descriptor a peer waits in the listening socket's queue", (world) => {
   const listener = world.listen();
