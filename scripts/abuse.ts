@@ -6,13 +6,8 @@
  */
 import { parseArgs } from "@std/cli";
 import { abusedVuelo } from "../tests/support/abuse_world.ts";
-import {
-  downloadRates,
-  guestRates,
-  GUESTS,
-  peerRates,
-  type Rates,
-} from "../tests/soak/rates.ts";
+import { downloadRates, peerRates, type Rates, stormRates } from "../tests/soak/rates.ts";
+import { STORMS } from "../tests/soak/storms.ts";
 
 const args = parseArgs(Deno.args, {
   string: ["binary", "only"],
@@ -25,8 +20,12 @@ const PORT = 7000;
 /** Abusive packets of the guest for each packet of the good flow. */
 const SHARES = [1, 8];
 
+/** What was less than half of its rate. */
+const less: string[] = [];
+
 function show(what: string, { alone, beside }: Rates): void {
   const ratio = beside / alone;
+  if (ratio < 0.5) less.push(`${what} (${ratio.toFixed(2)})`);
   console.log(
     `${what.padEnd(48)} ${alone.toFixed(0).padStart(7)} ${
       beside.toFixed(0).padStart(7)
@@ -39,11 +38,11 @@ async function rates(): Promise<void> {
   console.log(`${"round trips a second".padEnd(48)}   alone  beside  ratio`);
   const forward = ["-t", `${ADDRESS}/${PORT}:80`, "-u", `${ADDRESS}/${PORT}:80`];
   await abusedVuelo({ args: forward }, async (serve) => {
-    for (const [name, packets] of Object.entries(GUESTS)) {
+    for (const [name, begin] of Object.entries(STORMS)) {
       if (!name.includes(String(args.only ?? ""))) continue;
       for (const each of SHARES) {
         await serve(async (world) => {
-          show(`${each}:1 ${name}`, await guestRates(world, packets, each));
+          show(`${each}:1 ${name}`, await stormRates(world, begin, each));
         });
       }
     }
@@ -59,6 +58,7 @@ async function rates(): Promise<void> {
       });
     }
   });
+  console.log(`less than half of the rate: ${less.join(", ") || "nothing"}`);
 }
 
 async function tests(): Promise<boolean> {

@@ -7,15 +7,14 @@ import {
   LONG,
   noise,
 } from "../support/abuse_world.ts";
-import { CAPTURED_DHCP } from "../support/dhcp.ts";
 import { ENDS } from "../support/good_flow.ts";
-import { echoPacket, packet, udpPacket } from "../support/guest_packets.ts";
+import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
 import { LOOPBACK4 } from "../support/host_tcp.ts";
 import { countDescriptors } from "../support/lab_process.ts";
+import { malformed } from "../support/malformed.ts";
 import { openProbes, Probe } from "../support/probe.ts";
-import { address } from "../support/dhcp.ts";
 
 /** Descriptors that vuelo may have where it is to run out of them. */
 const FEW = 600;
@@ -24,9 +23,6 @@ const DATAGRAMS = LONG ? 1_000_000 : 20_000;
 const MUTATIONS = LONG ? 1_000_000 : 20_000;
 
 const EMPTY = new Uint8Array(0);
-const SIX = { from: address("fe80::5054:ff:fe12:3456"), to: address("fe80::1") };
-const ALL_ROUTERS = { from: SIX.from, to: address("ff02::2") };
-const AGENTS = { from: SIX.from, to: address("ff02::1:2") };
 
 /** SYNs from as many ports and to as many addresses as it takes to be all different. */
 async function manyConnections(world: AbuseWorld): Promise<void> {
@@ -125,49 +121,12 @@ async function pings(world: AbuseWorld): Promise<void> {
   await world.beside(5000, () => echoPacket(ENDS, next() & 0xffff, 1, EMPTY), 64);
 }
 
-/** A neighbour or router solicitation (RFC 4861) with its options. */
-function ndp(type: number, target: Uint8Array, options: readonly number[]): Uint8Array {
-  const body = new Uint8Array(8 + target.length + options.length);
-  body[0] = type;
-  body.set(target, 8);
-  body.set(options, 8 + target.length);
-  const frame = packet(type === 133 ? ALL_ROUTERS : SIX, 58, body);
-  frame[21] = 255;
-  return frame;
-}
-
-const OWN_MAC = [1, 1, 0x52, 0x54, 0, 0x12, 0x34, 0x56];
-/** A DHCPv6 SOLICIT (RFC 9915): client identifier, and an association wanted. */
-const SOLICIT = Uint8Array.from([
-  ...[1, 0xaa, 0xbb, 0xcc, 0, 1, 0, 10, 0, 3, 0, 1, 0x52, 0x54, 0, 0x12, 0x34, 0x56],
-  ...[0, 3, 0, 12, 1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0],
-]);
-
-const SERVICES: readonly Uint8Array[] = [
-  ...CAPTURED_DHCP,
-  ndp(133, EMPTY, OWN_MAC),
-  ndp(135, SIX.to, OWN_MAC),
-  ndp(136, SIX.to, OWN_MAC),
-  udpPacket(AGENTS, 546, 547, SOLICIT),
-];
-
 /** Questions with some bytes changed, some cut off, and lengths and sums as they are. */
 async function malformedQuestions(world: AbuseWorld): Promise<void> {
   const next = noise(20);
   let answers = 0;
   world.to.other = () => void answers++;
-  await world.beside(MUTATIONS, (i) => {
-    const frame = SERVICES[i % SERVICES.length].slice();
-    for (let changes = next() % 4; changes > 0; changes--) {
-      // The first bytes say for whom it is; most changes are to come behind that.
-      const at = 14 + next() % (frame.length - 14);
-      frame[at] = next() & 255;
-    }
-    // Without a checksum a datagram of IPv4 is taken as it is.
-    if (frame[12] === 8 && frame[23] === 17) frame[40] = frame[41] = 0;
-    const cut = next() % 4 === 0 ? next() % frame.length : frame.length;
-    return frame.subarray(0, cut);
-  });
+  await world.beside(MUTATIONS, (i) => malformed(next, i));
   assert(answers > 0, "nothing was understood at all");
 }
 

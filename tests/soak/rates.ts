@@ -1,17 +1,14 @@
 /** How fast a well-behaved flow is alone, and beside an abuse. */
-import { AbuseWorld, noise, noiseBytes } from "../support/abuse_world.ts";
-import { ENDS } from "../support/good_flow.ts";
-import { udpPacket } from "../support/guest_packets.ts";
+import type { AbuseWorld } from "../support/abuse_world.ts";
 import { HostListener, type HostTcp } from "../support/host_tcp.ts";
-import { openProbes, Probe } from "../support/probe.ts";
+import { openProbes, type Probe } from "../support/probe.ts";
 import { Process } from "../support/lab_process.ts";
+import type { Begin } from "./storms.ts";
 
 const FLOODER = new URL("flooder.ts", import.meta.url).pathname;
 /** Milliseconds of each measurement, and how many there are of either kind, in turns. */
 const WINDOW_MS = 500;
 const TURNS = 6;
-const CLOSED = 9;
-const EMPTY = new Uint8Array(0);
 
 /** Where a flood from outside leads. */
 export interface Forwarded {
@@ -42,63 +39,37 @@ async function rate(world: AbuseWorld, abuse: () => void): Promise<number> {
   return trips * 1000 / (performance.now() - start);
 }
 
-/** An abusive guest, by the packets that it sends. */
-export type Packets = (world: AbuseWorld) => (i: number) => Uint8Array;
-
-function ported(frame: Uint8Array, ports: number): (i: number) => Uint8Array {
-  const view = new DataView(frame.buffer);
-  return (i) => {
-    view.setUint16(34, 10_000 + i % ports);
-    return frame;
-  };
-}
-
-/** What a guest sends beside its good flow. */
-export const GUESTS: Readonly<Record<string, Packets>> = {
-  "noise of every length": () => {
-    const next = noise(5);
-    const bytes = noiseBytes(next, 200_000);
-    return () => {
-      const at = next() % 130_000;
-      return bytes.subarray(at, at + next() % 2000);
-    };
-  },
-  "segments of no connection": (world) =>
-    ported(new Probe(world.to, 0, CLOSED, 1).frame(16), 50_000),
-  "SYNs that are refused": (world) =>
-    ported(new Probe(world.to, 0, CLOSED, 1).frame(2, { ack: 0 }), 50_000),
-  "SYNs that are accepted": (world) => {
-    const { port } = world.good.listener!;
-    return ported(new Probe(world.to, 0, port, 1).frame(2, { ack: 0 }), 50_000);
-  },
-  "datagrams from one port": () => ported(udpPacket(ENDS, 1, CLOSED, EMPTY), 1),
-  "datagrams from 50,000 ports": () => ported(udpPacket(ENDS, 1, CLOSED, EMPTY), 50_000),
-};
-
-/** Alone, and with `each` abusive packets before each round trip; in turns. */
-export async function guestRates(
+/**
+ * Alone, and with `each` times the storm's abuse before each round trip; in turns, or, if
+ * the storm leaves no calm behind it, one after the other.
+ */
+export async function stormRates(
   world: AbuseWorld,
-  packets: Packets,
+  begin: Begin,
   each: number,
 ): Promise<Rates> {
-  const next = packets(world);
+  const [alone, beside]: number[][] = [[], []];
+  const calm = async () => void alone.push(await rate(world, () => {}));
+  if (begin.stays) { for (let turn = 0; turn < TURNS; turn++) await calm(); }
+  const storm = await begin.start(world);
   const { guest } = world;
   let i = 0;
   const abuse = () => {
     for (let left = each; left > 0; left--) {
-      while (!guest.offer(next(i))) {
+      const frame = storm.next(i++);
+      if (frame === undefined) continue;
+      while (!guest.offer(frame)) {
         guest.kick();
         world.to.pump();
       }
-      i++;
     }
     guest.kick();
   };
-  const [alone, beside]: number[][] = [[], []];
   for (let turn = 0; turn < TURNS; turn++) {
-    alone.push(await rate(world, () => {}));
+    if (!begin.stays) await calm();
     beside.push(await rate(world, abuse));
   }
+  storm.end?.();
   return { alone: median(alone), beside: median(beside) };
 }
 
