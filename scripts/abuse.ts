@@ -19,6 +19,10 @@ const ADDRESS = `127.99.${Deno.pid >> 8 & 255}.${1 + Deno.pid % 250}`;
 const PORT = 7000;
 /** Abusive packets of the guest for each packet of the good flow. */
 const SHARES = [1, 8];
+const FLOODED = [["round trips", peerRates], [
+  "bytes downloaded",
+  downloadRates,
+]] as const;
 
 /** What was less than half of its rate. */
 const less: string[] = [];
@@ -34,12 +38,16 @@ function show(what: string, { alone, beside }: Rates): void {
   );
 }
 
+function wanted(name: string): boolean {
+  return name.includes(String(args.only ?? ""));
+}
+
 async function rates(): Promise<void> {
   console.log(`${"round trips a second".padEnd(48)}   alone  beside  ratio`);
   const forward = ["-t", `${ADDRESS}/${PORT}:80`, "-u", `${ADDRESS}/${PORT}:80`];
   await abusedVuelo({ args: forward }, async (serve) => {
     for (const [name, begin] of Object.entries(STORMS)) {
-      if (!name.includes(String(args.only ?? ""))) continue;
+      if (!wanted(name)) continue;
       for (const each of SHARES) {
         await serve(async (world) => {
           show(`${each}:1 ${name}`, await stormRates(world, begin, each));
@@ -47,15 +55,13 @@ async function rates(): Promise<void> {
       }
     }
     for (const kind of ["tcp", "udp"] as const) {
-      if (args.only !== undefined && args.only !== "peers") break;
-      await serve(async (world) => {
-        const to = { address: ADDRESS, port: PORT };
-        show(`a process floods by ${kind}`, await peerRates(world, kind, to));
-      });
-      await serve(async (world) => {
-        const to = { address: ADDRESS, port: PORT };
-        show(`the same, bytes downloaded`, await downloadRates(world, kind, to));
-      });
+      for (const [what, measure] of FLOODED) {
+        const name = `a process floods by ${kind}: ${what}`;
+        if (!wanted(name)) continue;
+        await serve(async (world) => {
+          show(name, await measure(world, kind, { address: ADDRESS, port: PORT }));
+        });
+      }
     }
   });
   console.log(`less than half of the rate: ${less.join(", ") || "nothing"}`);

@@ -185,6 +185,12 @@ export class RawGuest {
     if (!this.#rings[1].quiet) eventfdWrite(this.#kicks[1]);
   }
 
+  /** As {@link kick}, for the receive ring. */
+  #kickReceive(): void {
+    Atomics.add(fence, 0, 1);
+    if (!this.#rings[0].quiet) eventfdWrite(this.#kicks[0]);
+  }
+
   /** Transmits a frame as soon as there is room. */
   async send(frame: Uint8Array): Promise<void> {
     if (!this.offer(frame)) {
@@ -216,7 +222,7 @@ export class RawGuest {
     const buffers = first[10] | first[11] << 8;
     const parts = [first.subarray(NET_HEADER)];
     for (let i = 1; i < buffers; i++) parts.push(this.#content(rx.take()));
-    eventfdWrite(this.#kicks[0]);
+    this.#kickReceive();
     this.received++;
     if (parts.length === 1) return parts[0];
     const frame = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
