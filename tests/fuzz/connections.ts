@@ -134,7 +134,8 @@ export class Connections {
   /** No frame was damaged so far: what is in streams is known. */
   #pure = true;
   #last: Uint8Array<ArrayBuffer> = new Uint8Array(60);
-  #header: Uint8Array = NO_HEADER;
+  /** Net header of the frames that follow. */
+  header: Uint8Array = NO_HEADER;
 
   constructor(world: FuzzWorld, script: Script) {
     this.#world = world;
@@ -225,7 +226,7 @@ export class Connections {
   ): void {
     const seq = (one.next + off) >>> 0;
     this.#last = frameOf(one, flags, seq, length, fields);
-    this.#world.send(this.#last, this.#header, this.#cuts());
+    this.#world.send(this.#last, this.header, this.#cuts());
     if (off === 0) one.next = (seq + length + counted(flags)) >>> 0;
   }
 
@@ -248,7 +249,7 @@ export class Connections {
     const input = new Uint8Array(1 + whole.length);
     input[0] = script.u8();
     input.set(whole, 1);
-    this.#world.send(sealed(input), this.#header, this.#cuts());
+    this.#world.send(sealed(input), this.header, this.#cuts());
   }
 
   /** All that opens a connection, in order, so that what comes then has one. */

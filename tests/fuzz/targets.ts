@@ -4,13 +4,16 @@ import type { Target } from "./engine/target.ts";
 /** Names of the files in targets/. */
 export const TARGETS: readonly string[] = [
   "arp",
+  "configure",
   "datagrams",
   "dhcpv4",
   "dhcpv6",
+  "dirty_log",
   "icmp_error",
   "inspect",
   "ndp",
   "netlink",
+  "offloads",
   "options",
   "packed_ring",
   "packet",
