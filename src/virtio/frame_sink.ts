@@ -34,8 +34,8 @@ import {
 export const MAX_FRAMES = 256;
 const MAX_CHAINS = 1024;
 /**
- * Bad chains that are given back for one frame: a guest that makes new ones available as
- * fast as they are looked at shall not keep this process from anything else.
+ * Bad chains that are given back between two flushes: a guest that makes new ones
+ * available as fast as they are looked at shall not keep this process from anything else.
  */
 const MAX_BAD = 256;
 const NO_CHAIN = -1;
@@ -58,6 +58,8 @@ export class FrameSink {
   guestChecksum = false;
   capture: FrameCapture | undefined = undefined;
   badChains = 0;
+  /** Those since the last {@link flush}. */
+  #bad = 0;
   /** The ring's indexes made no sense: the owner stops the queue. */
   broken = false;
   committed = 0;
@@ -110,12 +112,11 @@ export class FrameSink {
     const overhead = NET_HEADER_SIZE + headLength;
     const want = overhead + payload;
     let capacity = 0;
-    for (let bad = 0; capacity < want && bad < MAX_BAD;) {
+    while (capacity < want && this.#bad < MAX_BAD) {
       const size = this.#takeChain();
       if (size === NO_CHAIN) break;
       if (size === GIVEN_BACK) {
         capacity = 0;
-        bad++;
         continue;
       }
       capacity += size;
@@ -178,6 +179,7 @@ export class FrameSink {
     this.#chains = 0;
     this.#segments.count = 0;
     this.badChains++;
+    this.#bad++;
     return GIVEN_BACK;
   }
 
@@ -349,6 +351,7 @@ export class FrameSink {
   /** Shows the guest all committed frames; true if it wants to be notified. */
   flush(): boolean {
     this.unseen = 0;
+    this.#bad = 0;
     return this.queue.publish();
   }
 

@@ -102,6 +102,12 @@ Deno.test("a guest that makes bad chains available for ever does not hold up the
   assertEquals(sink.send(FRAME, 300), false);
   assert(sink.starved, "it goes on once it is kicked, or in another turn");
   assert(sink.badChains > 0 && sink.badChains < 1000, `${sink.badChains}`);
+  for (let i = 0; i < 256; i++) sink.send(FRAME, 300); // what one turn may have to say
+  assert(sink.badChains < 1000, `${sink.badChains}`);
+  const before = sink.badChains;
+  sink.flush();
+  sink.send(FRAME, 300);
+  assert(sink.badChains > before, "it goes on in another turn");
 });
 
 Deno.test("bad chains of a turn are told once, by queue", () => {
