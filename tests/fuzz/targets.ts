@@ -6,6 +6,7 @@ export const TARGETS: readonly string[] = [
   "arp",
   "configure",
   "datagrams",
+  "device",
   "dhcpv4",
   "dhcpv6",
   "dirty_log",

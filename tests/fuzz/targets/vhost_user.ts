@@ -2,28 +2,27 @@
  * Messages of a frontend (src/vhost_user), cut anywhere, with any descriptors. What a ring
  * is started with lies in guest memory; no descriptor is lost.
  */
-import { close, eventfdCreate } from "../../../ffi/event.ts";
-import { memfdCreate } from "../../../ffi/memory.ts";
-import { receive, send, socketPair } from "../../../ffi/unix_socket.ts";
-import type { SessionLog, Vring } from "../../../src/vhost_user/backend.ts";
+import { close } from "../../../ffi/event.ts";
+import { send, socketPair } from "../../../ffi/unix_socket.ts";
+import type { Vring } from "../../../src/vhost_user/backend.ts";
 import { Session } from "../../../src/vhost_user/session.ts";
-import { payload, region, state, u64, vringAddress } from "../../support/frontend.ts";
+import { payload, state, u64 } from "../../support/frontend.ts";
 import { ALL_FEATURES } from "../../support/vhost_session.ts";
 import { RecordingBackend } from "../../support/recording_backend.ts";
 import { Script, type Target } from "../engine/target.ts";
+import {
+  drain,
+  freeDescriptors,
+  message,
+  quiet,
+  RAM,
+  ring,
+  script,
+  type Sent,
+  TABLE,
+} from "../messages.ts";
 
-const RAM_SIZE = 0x4_0000;
-const GUEST = 0x10_0000;
-const USER = 0x7000_0000;
 const MAX_MESSAGES = 40;
-const quiet: SessionLog = { warn() {}, info() {}, debug() {} };
-const files = [
-  memfdCreate("ram", RAM_SIZE),
-  memfdCreate("small", 4096),
-  eventfdCreate(),
-  memfdCreate("empty", 0),
-];
-const replies = new Uint8Array(4096);
 
 /** Touches the ends of what it is told to use: outside of memory the process dies. */
 class TouchingBackend extends RecordingBackend {
@@ -43,37 +42,6 @@ class TouchingBackend extends RecordingBackend {
       this.memory.view.getUint8(offset + length - 1);
     }
   }
-}
-
-/** More than a message brings: one that is lost is among the lowest that were free. */
-const PROBES = 16;
-
-/** The lowest descriptors that are free, added up. */
-function freeDescriptors(): number {
-  const fds = Array.from({ length: PROBES }, () => eventfdCreate());
-  for (const fd of fds) close(fd);
-  return fds.reduce((sum, fd) => sum + fd);
-}
-
-function drain(fd: number): void {
-  const came: number[] = [];
-  while (receive(fd, replies, came) > 0) { /* they are not looked at */ }
-  for (const one of came) close(one);
-}
-
-function message(script: Script): { bytes: Uint8Array; fds: number[] } {
-  const [request, flags, count] = [script.u8(), script.u8(), script.u8()];
-  const size = script.u8() | (flags & 0x20 ? script.u8() << 8 : 0);
-  const body = script.bytes(size);
-  const bytes = new Uint8Array(12 + body.length);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, request, true);
-  view.setUint32(4, flags & 15 ^ 1, true);
-  view.setUint32(8, body.length + (flags & 0x10 ? script.u8() : 0), true);
-  bytes.set(body, 12);
-  const kind = count >> 4;
-  const fds = Array.from({ length: count & 15 }, (_, i) => files[(kind + i) % 4]);
-  return { bytes, fds };
 }
 
 function run(input: Uint8Array<ArrayBuffer>): void {
@@ -103,28 +71,11 @@ function run(input: Uint8Array<ArrayBuffer>): void {
   if (freeDescriptors() !== free) throw new Error("a descriptor is lost");
 }
 
-function script(...messages: [number, Uint8Array?, number?, number?][]): Uint8Array {
-  return Uint8Array.from(
-    messages.flatMap(([request, body = new Uint8Array(0), count = 0, flags = 0]) => [
-      ...[request, flags, count, body.length, ...body, 0],
-    ]),
-  );
-}
-
-const RAM = region(GUEST, RAM_SIZE, USER, 0);
-const START: [number, Uint8Array?, number?, number?][] = [
+const START: Sent[] = [
   [16, u64(ALL_FEATURES)],
   [2, u64(2 ** 30 + 2 ** 26 + 2 ** 32)],
 ];
-const RING: [number, Uint8Array?, number?, number?][] = [
-  [5, payload(["u64", 1], RAM), 1],
-  [8, state(0, 256)],
-  [10, state(0, 7)],
-  [9, vringAddress(0, USER, USER + 0x2000, USER + 0x1000)],
-  [12, u64(0), 0x21],
-  [13, u64(0), 0x21],
-  [18, state(0, 1)],
-];
+const RING: Sent[] = [TABLE, ...ring(0)];
 
 const target: Target = {
   maxLength: 700,
@@ -151,8 +102,5 @@ const target: Target = {
     script([1], [15], [17], [36], [3], [19, u64(5)], [4], [14, u64(256)]),
   ],
   run,
-  close() {
-    for (const fd of files) close(fd);
-  },
 };
 export default target;
