@@ -1,4 +1,4 @@
-/** Waiting for descriptors: epoll(7), eventfd(2) and timerfd_create(2). */
+/** Waiting for descriptors: epoll(7) and eventfd(2). */
 import { Arena } from "./arena.ts";
 import { checked, Errno, errno, SyscallError } from "./errno.ts";
 import { libc, rare } from "./libc.ts";
@@ -28,10 +28,6 @@ const setup = rare({
   epoll_create1: { parameters: ["i32"], result: "i32" },
   /** int eventfd(unsigned int initval, int flags) */
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
-  /** int timerfd_create(int clockid, int flags) */
-  timerfd_create: { parameters: ["i32", "i32"], result: "i32" },
-  /** int timerfd_settime(int fd, int flags, const struct itimerspec *new, ... *old) */
-  timerfd_settime: { parameters: ["i32", "i32", "pointer", "pointer"], result: "i32" },
 });
 
 export const EPOLLIN = 0x001;
@@ -56,8 +52,6 @@ const DATA_AT = PACKED ? 4 : 8;
 
 const EFD_CLOEXEC = 0o2000000;
 const EFD_NONBLOCK_CLOEXEC = 0o2004000;
-const TFD_NONBLOCK_CLOEXEC = 0o2004000;
-const CLOCK_MONOTONIC = 1;
 
 /**
  * An epoll instance whose results are read in place: waiting and reading results
@@ -189,15 +183,15 @@ export class Epoll {
   }
 }
 
-/** Memory of the calls below: a counter of 1, a counter to read, a struct itimerspec. */
+/** Memory of the calls below: a counter of 1, a counter to read, a struct epoll_event. */
 const scratch = new Arena(4096);
 const ONE_AT = scratch.take(8);
 const COUNT_AT = scratch.take(8);
-const SPEC_AT = scratch.take(32);
+const EVENT_AT = scratch.take(16);
 scratch.view.setUint32(ONE_AT, 1, true);
 const one = scratch.pointer(ONE_AT);
 const count = scratch.pointer(COUNT_AT);
-const spec = scratch.pointer(SPEC_AT);
+const event = scratch.pointer(EVENT_AT);
 
 /**
  * An event counter of 0; reading it does not wait, unless it is to be `blocking`.
@@ -221,42 +215,11 @@ export function eventfdRead(fd: number): number {
     scratch.view.getUint32(COUNT_AT + 4, true) * 0x1_0000_0000;
 }
 
-/** A disarmed, non-blocking timer of the monotonic clock. */
-export function timerfdCreate(): number {
-  return checked(
-    setup.timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK_CLOEXEC),
-    "timerfd_create",
-  );
-}
-
-/**
- * Arms a timer to expire in `ms`, then every `intervalMs` (0: once). 0 for `ms`
- * disarms it.
- */
-export function timerfdSet(fd: number, ms: number, intervalMs = 0): void {
-  setTimespec(SPEC_AT, intervalMs);
-  setTimespec(SPEC_AT + 16, ms);
-  checked(setup.timerfd_settime(fd, 0, spec, null), "timerfd_settime");
-}
-
-function setTimespec(at: number, ms: number): void {
-  const seconds = Math.floor(ms / 1000);
-  const nanoseconds = Math.floor((ms - seconds * 1000) * 1e6);
-  scratch.view.setUint32(at, seconds, true);
-  scratch.view.setUint32(at + 4, Math.floor(seconds / 0x1_0000_0000), true);
-  scratch.view.setUint32(at + 8, nanoseconds, true);
-}
-
-/** Expirations of a timer since the last read, 0 if there was none. */
-export function timerfdRead(fd: number): number {
-  return eventfdRead(fd);
-}
-
 /** Whether epoll can wait for `fd`: not so for regular files and closed descriptors. */
 export function isPollable(fd: number): boolean {
   const probe = checked(setup.epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
-  scratch.view.setUint32(SPEC_AT, EPOLLIN, true);
-  const result = sys.epoll_ctl(probe, EPOLL_CTL_ADD, fd, spec);
+  scratch.view.setUint32(EVENT_AT, EPOLLIN, true);
+  const result = sys.epoll_ctl(probe, EPOLL_CTL_ADD, fd, event);
   close(probe);
   return result === 0;
 }

@@ -9,9 +9,6 @@ import {
   eventfdRead,
   eventfdWrite,
   isPollable,
-  timerfdCreate,
-  timerfdRead,
-  timerfdSet,
 } from "./event.ts";
 
 Deno.test("Epoll.wait() names the ready descriptor by both words of its data", () => {
@@ -59,22 +56,6 @@ Deno.test("eventfd counts writes until it is read", () => {
   assertEquals(eventfdRead(fd), 0);
   close(fd);
   assert(!eventfdWrite(fd));
-});
-
-Deno.test("timerfd expires, repeats, and is disarmed by 0", () => {
-  const epoll = new Epoll(1);
-  const fd = timerfdCreate();
-  epoll.add(fd, EPOLLIN, 1);
-  timerfdSet(fd, 0.5, 0.5);
-  for (let i = 0; i < 2; i++) {
-    assertEquals(epoll.wait(-1), 1);
-    assert(timerfdRead(fd) >= 1);
-  }
-  timerfdSet(fd, 0);
-  assertEquals(timerfdRead(fd), 0);
-  assertEquals(epoll.wait(0), 0);
-  close(fd);
-  epoll.close();
 });
 
 Deno.test("isPollable() refuses regular files and closed descriptors", () => {

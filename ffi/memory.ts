@@ -39,7 +39,6 @@ const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
 const O_NONBLOCK = 0o4000;
 
-export const F_SEAL_SEAL = 0x1;
 export const F_SEAL_SHRINK = 0x2;
 export const F_SEAL_GROW = 0x4;
 

@@ -71,7 +71,6 @@ export const MSG_TRUNC = 0x20;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_ERRQUEUE = 0x2000;
 export const MSG_NOSIGNAL = 0x4000;
-export const MSG_MORE = 0x8000;
 
 export const SHUT_RD = 0;
 export const SHUT_WR = 1;
@@ -120,18 +119,12 @@ export const TCP_KEEPINTVL = 5;
 export const TCP_KEEPCNT = 6;
 export const TCP_LINGER2 = 8;
 export const TCP_INFO = 11;
-export const TCP_USER_TIMEOUT = 18;
-export const TCP_NOTSENT_LOWAT = 25;
 
 export const SIOCINQ = 0x541b;
 export const SIOCOUTQ = 0x5411;
 
 /** struct sockaddr_in6; sockaddr_in is 16. */
 export const SOCKADDR_SIZE = 28;
-/** struct iovec, struct msghdr and struct mmsghdr of a 64-bit kernel. */
-export const IOVEC_SIZE = 16;
-export const MSGHDR_SIZE = 56;
-export const MMSGHDR_SIZE = 64;
 
 /** A block for small arguments; every call below is done with it when it returns. */
 const arena = new Arena(4096);
@@ -243,12 +236,6 @@ export function connectSocket(
   return sys.connect(fd, addressPointer, putAddress(bytes, at, port, scope));
 }
 
-/** Dissolves a datagram socket's association (connect to AF_UNSPEC). */
-export function disconnectSocket(fd: number): number {
-  view.setUint32(addressAt, 0);
-  return sys.connect(fd, addressPointer, 16);
-}
-
 export function listenSocket(fd: number, backlog: number): number {
   return setup.listen(fd, backlog);
 }
@@ -316,14 +303,7 @@ export function queueLength(fd: number, request: number): number {
   return view.getInt32(valueAt, true);
 }
 
-/** Words of SO_MEMINFO (linux/sock_diag.h), valid until the next call of this module. */
-export const MemInfo = {
-  rmemAlloc: 0,
-  rcvbuf: 1,
-  wmemAlloc: 2,
-  sndbuf: 3,
-  wmemQueued: 5,
-};
+/** What {@link getStructure} got, valid until the next call of this module. */
 export const optionWords: Uint32Array = arena.words(valueAt, 128);
 
 /**

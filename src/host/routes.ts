@@ -12,7 +12,7 @@ import {
 } from "./netlink.ts";
 import { isIPv4, isLinkLocal, isLoopback } from "../wire/address.ts";
 
-export type { Dump, InterfaceAddress, Link, Route } from "./netlink.ts";
+export type { Dump, InterfaceAddress, Route } from "./netlink.ts";
 
 /** Where a guest's addresses of one family come from. */
 export interface Template {

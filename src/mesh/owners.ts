@@ -15,8 +15,6 @@ const BUCKET_BITS = 15;
 const OWNER_BITS = 4;
 const OWNER_MASK = (1 << OWNER_BITS) - 1;
 
-/** Threads at most. */
-export const MAX_THREADS = OWNER_MASK;
 /** Bytes that the table takes. */
 export const OWNERS_SIZE = BUCKET * BUCKETS * 4;
 

@@ -35,10 +35,10 @@ export interface RepairSwitch {
   describe(): string;
 }
 
+/** Values of TCP_REPAIR (linux/tcp.h): off is with a window probe. */
 export const REPAIR_ON = 1;
 export const REPAIR_OFF = 0;
-/** Off without a window probe. */
-export const REPAIR_OFF_SILENTLY = -1;
+/** Off, on, or off without a window probe. */
 export type RepairMode = -1 | 0 | 1;
 
 const TCP_REPAIR = 19;

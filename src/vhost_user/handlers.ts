@@ -5,6 +5,7 @@
  * SyscallError.
  */
 import { setNonBlocking } from "../../ffi/memory.ts";
+import { IPV4_MIN_MTU } from "../wire/ipv4.ts";
 import { NO_FD } from "./backend.ts";
 import type { Message } from "./channel.ts";
 import {
@@ -28,8 +29,7 @@ import {
 } from "./message.ts";
 import type { SessionState } from "./session_state.ts";
 
-/** MTUs that IPv4 (RFC 791) and virtio_net_config allow. */
-const MIN_MTU = 68;
+/** Largest MTU that virtio_net_config allows. */
 const MAX_MTU = 65535;
 
 /** A reply's payload, or that with a descriptor, which is closed once it is sent. */
@@ -149,7 +149,7 @@ export function setEnabled(state: SessionState, { payload }: Message): void {
 /** NET_SET_MTU: refused where the device or IPv4 cannot have it. */
 export function setMtu(state: SessionState, payload: DataView): void {
   const mtu = readU64(payload, 0);
-  if (mtu < MIN_MTU || mtu > MAX_MTU || !state.backend.setMtu(mtu)) {
+  if (mtu < IPV4_MIN_MTU || mtu > MAX_MTU || !state.backend.setMtu(mtu)) {
     throw new ProtocolError(`MTU ${mtu} cannot be used`);
   }
 }

@@ -12,7 +12,6 @@ export const NET_CSUM_OFFSET_AT = 8;
 export const NET_NUM_BUFFERS_AT = 10;
 
 export const NET_F_NEEDS_CSUM = 1;
-export const NET_F_DATA_VALID = 2;
 
 export const GsoType = {
   none: 0,

@@ -1,14 +1,11 @@
 /** ICMP (RFC 792): type, code, checksum, then four bytes that depend on the type. */
 
 export const ICMPV4_HEADER_SIZE = 8;
-export const ICMPV4_TYPE_AT = 0;
 export const ICMPV4_CODE_AT = 1;
 export const ICMPV4_CHECKSUM_AT = 2;
 /** Echo and echo reply. */
 export const ICMPV4_IDENTIFIER_AT = 4;
 export const ICMPV4_SEQUENCE_AT = 6;
-/** Next-hop MTU of "fragmentation needed" (RFC 1191, section 4). */
-export const ICMPV4_MTU_AT = 6;
 
 export const IcmpV4Type = {
   echoReply: 0,

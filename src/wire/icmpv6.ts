@@ -1,14 +1,10 @@
 /** ICMPv6 (RFC 4443): type, code, checksum, then four bytes that depend on the type. */
 
 export const ICMPV6_HEADER_SIZE = 8;
-export const ICMPV6_TYPE_AT = 0;
 export const ICMPV6_CODE_AT = 1;
 export const ICMPV6_CHECKSUM_AT = 2;
 /** Echo request and reply. */
 export const ICMPV6_IDENTIFIER_AT = 4;
-export const ICMPV6_SEQUENCE_AT = 6;
-/** MTU of "packet too big", 32 bits. */
-export const ICMPV6_MTU_AT = 4;
 
 export const IcmpV6Type = {
   unreachable: 1,
@@ -22,14 +18,6 @@ export const IcmpV6Type = {
   neighbourSolicitation: 135,
   neighbourAdvertisement: 136,
   redirect: 137,
-} as const;
-
-/** Codes of type unreachable (RFC 4443, section 3.1). */
-export const IcmpV6Unreachable = {
-  noRoute: 0,
-  prohibited: 1,
-  address: 3,
-  port: 4,
 } as const;
 
 /** Whether a type is an error, which must not be answered by another; redirect too. */

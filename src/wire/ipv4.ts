@@ -3,7 +3,6 @@
 import { complement, sum } from "./checksum.ts";
 
 export const IPV4_HEADER_SIZE = 20;
-export const IPV4_TOS_AT = 1;
 export const IPV4_TOTAL_LENGTH_AT = 2;
 export const IPV4_IDENTIFICATION_AT = 4;
 export const IPV4_FRAGMENT_AT = 6;
@@ -13,8 +12,9 @@ export const IPV4_CHECKSUM_AT = 10;
 export const IPV4_SOURCE_AT = 12;
 export const IPV4_DESTINATION_AT = 16;
 
-/** Smallest datagram that every host takes whole, and smallest MTU (RFC 791). */
+/** Smallest datagram that every host takes whole, in bytes (RFC 791, section 3.1). */
 export const IPV4_MIN_REASSEMBLY = 576;
+/** Smallest MTU in bytes (RFC 791, section 3.2). */
 export const IPV4_MIN_MTU = 68;
 
 const DONT_FRAGMENT = 0x4000;

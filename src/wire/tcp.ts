@@ -10,7 +10,6 @@ export const TCP_DATA_OFFSET_AT = 12;
 export const TCP_FLAGS_AT = 13;
 export const TCP_WINDOW_AT = 14;
 export const TCP_CHECKSUM_AT = 16;
-export const TCP_URGENT_AT = 18;
 
 export const TcpFlag = {
   fin: 0x01,
@@ -35,9 +34,6 @@ export const TcpOption = {
 
 /** Largest shift that means anything (RFC 7323, section 2.3). */
 export const TCP_MAX_WINDOW_SCALE = 14;
-/** MSS of a peer that names none (RFC 9293, section 3.7.1). */
-export const TCP_DEFAULT_MSS4 = 536;
-export const TCP_DEFAULT_MSS6 = 1220;
 /** Bytes that {@link writeTcpSynOptions} writes. */
 export const TCP_SYN_OPTIONS_SIZE = 8;
 
@@ -68,11 +64,6 @@ export function tcpAcknowledgement(view: DataView, at: number): number {
 /** Window as it stands in the header, not scaled. */
 export function tcpWindow(view: DataView, at: number): number {
   return view.getUint16(at + TCP_WINDOW_AT);
-}
-
-/** Distance from `b` to `a` in sequence space, -2^31 to 2^31 - 1 (RFC 9293, 3.4). */
-export function sequenceDistance(a: number, b: number): number {
-  return a - b | 0;
 }
 
 /**

@@ -1,7 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { goldenFrame, goldenView } from "../../tests/golden/wire.ts";
 import {
-  sequenceDistance,
   TCP_CHECKSUM_AT,
   TCP_HEADER_SIZE,
   TCP_SYN_OPTIONS_SIZE,
@@ -100,12 +99,4 @@ Deno.test("writeTcpSynOptions() by RFC 9293, section 3.2, and RFC 7323, section 
   assertEquals(options.toHex(), "020405b401030308");
   writeTcpSynOptions(view, 0, 536, -1);
   assertEquals(options.toHex(), "0204021801010101");
-});
-
-Deno.test("sequenceDistance() goes round", () => {
-  assertEquals(sequenceDistance(5, 3), 2);
-  assertEquals(sequenceDistance(3, 5), -2);
-  assertEquals(sequenceDistance(2, 0xffffffff), 3);
-  assertEquals(sequenceDistance(0xffffffff, 2), -3);
-  assertEquals(sequenceDistance(0x80000000, 0), -0x80000000);
 });

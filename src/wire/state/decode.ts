@@ -21,7 +21,7 @@ import type { Section } from "./sections.ts";
 import { decodeVuelo, KNOWN_VERSIONS, neededVuelo, type StreamContent } from "./vuelo.ts";
 
 export { StateError } from "./error.ts";
-export { encodeVuelo, KNOWN_VERSIONS, NEWEST_VERSION } from "./vuelo.ts";
+export { encodeVuelo } from "./vuelo.ts";
 
 /** Who wrote a stream, by what its header says; passt's says nothing of the layout. */
 export interface StreamSource extends WordLayout {
