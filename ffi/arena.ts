@@ -22,6 +22,7 @@ export class Arena {
   readonly base: number;
   /** The whole block, for typed arrays over pieces of it. */
   readonly buffer: ArrayBuffer;
+  /** All of the block. */
   readonly view: DataView;
   #used = 0;
 
@@ -59,9 +60,11 @@ export class Arena {
     return Deno.UnsafePointer.create(BigInt(this.base + at));
   }
 
+  /** A part of the block as bytes; `at` is an offset into it. */
   bytes(at: number, length: number): Uint8Array<ArrayBuffer> {
     return new Uint8Array(this.buffer, at, length);
   }
+  /** A part of the block as words; `at` is an offset into it, a multiple of 4. */
   words(at: number, count: number): Uint32Array<ArrayBuffer> {
     return new Uint32Array(this.buffer, at, count);
   }

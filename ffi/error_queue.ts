@@ -15,7 +15,7 @@ import {
   SOL_IPV6,
 } from "./socket.ts";
 
-/** getsockopt() of a connected socket's path MTU. */
+/** getsockopt() of a connected socket's path MTU (linux/in.h, linux/in6.h). */
 export const IP_MTU = 14;
 export const IPV6_MTU = 24;
 

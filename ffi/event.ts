@@ -58,6 +58,7 @@ const EFD_NONBLOCK_CLOEXEC = 0o2004000;
  * allocate nothing. Each descriptor carries two words of the caller's choice.
  */
 export class Epoll {
+  /** The instance's descriptor. */
   readonly fd: number;
   /** The last wait() ended because a signal came in. */
   interrupted = false;
@@ -178,6 +179,7 @@ export class Epoll {
     return this.#view.getUint32(i * EVENT_SIZE + DATA_AT + 4, true);
   }
 
+  /** Closes the instance. */
   close(): void {
     close(this.fd);
   }

@@ -84,6 +84,7 @@ export class FolderWatch {
     };
   }
 
+  /** Ends the watch. */
   close(): void {
     close(this.fd);
   }

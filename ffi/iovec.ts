@@ -21,7 +21,9 @@ const MMSG_LEN_WORD = 14;
 export class IovecArray {
   /** Address of the first element. */
   readonly address: number;
+  /** Entries at most. */
   readonly capacity: number;
+  /** Entries in use. */
   count = 0;
   readonly #words: Uint32Array;
 
@@ -59,6 +61,7 @@ export class IovecArray {
   baseOf(i: number): number {
     return this.#words[i * 4] + this.#words[i * 4 + 1] * 0x1_0000_0000;
   }
+  /** Bytes of entry `i`. */
   lengthOf(i: number): number {
     return this.#words[i * 4 + 2];
   }
@@ -71,6 +74,7 @@ export class IovecArray {
 export class MessageArray {
   /** Element 0, as sendmsg, recvmsg, sendmmsg and recvmmsg take it. */
   readonly pointer: Deno.PointerValue;
+  /** Messages at most. */
   readonly capacity: number;
   readonly #words: Uint32Array;
   readonly #arena: Arena;
@@ -117,9 +121,11 @@ export class MessageArray {
   flags(i: number): number {
     return this.#words[i * 16 + MSG_FLAGS_WORD];
   }
+  /** Bytes of the sender's address of message `i`. */
   nameLength(i: number): number {
     return this.#words[i * 16 + MSG_NAMELEN_WORD];
   }
+  /** Bytes of the ancillary data of message `i`. */
   controlLength(i: number): number {
     return this.#words[i * 16 + MSG_CONTROLLEN_WORD];
   }

@@ -160,6 +160,7 @@ export function truncate(fd: number, size: number): void {
   checked(sys.ftruncate(fd, BigInt(size)), `ftruncate to ${size} bytes`);
 }
 
+/** What fstat() tells of a descriptor. */
 export interface FileStatus {
   readonly isFile: boolean;
   /** Bytes; a double, exact below 2^53. */

@@ -51,6 +51,7 @@ export function effectiveUser(): number {
   return sys.geteuid();
 }
 
+/** A user of the host, as passwd(5) has it. */
 export interface UserEntry {
   readonly uid: number;
   readonly gid: number;

@@ -236,6 +236,7 @@ export function connectSocket(
   return sys.connect(fd, addressPointer, putAddress(bytes, at, port, scope));
 }
 
+/** listen(); 0, or -1 with errno(). */
 export function listenSocket(fd: number, backlog: number): number {
   return setup.listen(fd, backlog);
 }

@@ -92,6 +92,7 @@ export const WindowWord = {
   rcvWup: 4,
 } as const;
 const WINDOW_SIZE = 20;
+/** The words of struct tcp_repair_window, in its order. */
 export const windowWords: Uint32Array = words;
 
 /** Reads TCP_REPAIR_WINDOW into {@link windowWords}; false with errno() on failure. */

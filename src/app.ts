@@ -43,12 +43,14 @@ const QUIET_MS = 10;
 /** All that one process serves, but for the loop that turns it and for signals. */
 export class Service {
   readonly #config: Config;
+  /** The guest that is, or will be, served. */
   readonly guest: GuestService;
   readonly #rehearsal: Pick<Rehearsal, "wants" | "round">;
   #repair: RepairLink | undefined;
   #listener: Listener | undefined;
   #served = false;
   #bare = false;
+  /** It is to end: its guest has gone, and no other shall come. */
   stopped = false;
 
   /** @param rehearsal what is done while nothing else happens */
@@ -185,6 +187,7 @@ export class Service {
     if (this.#repair?.available === true) this.guest.migration.helperCame();
   }
 
+  /** Closes all there is, and logs the counters. */
   close(): void {
     this.guest.close();
     this.#listener?.close();

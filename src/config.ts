@@ -70,8 +70,10 @@ export type OffloadName =
 
 /** --sandbox: how much of the sandbox must be had, see sandbox/confine.ts. */
 export const SANDBOX_MODES = ["strict", "default", "none"] as const;
+/** A value of --sandbox. */
 export type SandboxMode = typeof SANDBOX_MODES[number];
 
+/** How much is logged, most first. */
 export type LogLevel = "trace" | "debug" | "info" | "warning" | "error";
 
 /** How much of everything there may be, in the whole process. */
@@ -119,8 +121,10 @@ export function limitsOf(flows: number = 1 << 17, given: GivenLimits = {}): Limi
   };
 }
 
+/** What there may be at most where the options do not say. */
 export const DEFAULT_LIMITS: Limits = limitsOf();
 
+/** Everything that options and the host's facts decide; it never changes. */
 export interface Config {
   /** Path to listen on; undefined with {@link fd}. */
   readonly socketPath?: string;

@@ -32,6 +32,7 @@ const NO_OFFLOADS: Settings["offloads"] = {
 const LEGACY = "the guest's driver is a legacy one, without VIRTIO_F_VERSION_1 and " +
   "VIRTIO_NET_F_MRG_RXBUF; give the guest a modern device (QEMU: disable-legacy=on)";
 
+/** What of a device differs in a rehearsal. */
 export interface DeviceOptions {
   /** As many as the configuration allows, unless said otherwise. */
   readonly flows?: number;
@@ -39,6 +40,7 @@ export interface DeviceOptions {
   readonly log?: SessionLog;
 }
 
+/** The guest's network device: its data paths, as the vhost-user session drives them. */
 export class NetDevice implements Backend {
   readonly deviceFeatures: FeatureBits;
   readonly protocolFeatures: number = ProtocolFeature.MQ | ProtocolFeature.LOG_SHMFD |

@@ -21,14 +21,22 @@ const TRANSFER = 2;
 const WAKE = 3;
 export const FIRST_FREE_INDEX = 4;
 
+/** What of a service differs in a rehearsal. */
 export type GuestServiceOptions = DeviceOptions & RestoreOptions;
 
+/** A guest's device, its forwarded ports, and its move. */
 export class GuestService {
+  /** Where all descriptors of this thread are waited for. */
   readonly epoll = new Epoll(256);
+  /** The network device that the guest has. */
   readonly device: NetDevice;
+  /** Ports of the host that lead to the guest. */
   readonly forwarder: Forwarder;
+  /** What of the guest moves, and how. */
   readonly move: GuestMove;
+  /** The move that is under way, or may come. */
   readonly migration: Migration;
+  /** The frontend's connection, while there is one. */
   session: Session | undefined;
   /** The threads of further queue pairs, if there are any. */
   readonly #mesh: Mesh | undefined;
@@ -149,6 +157,7 @@ export class GuestService {
     this.onDisconnected();
   }
 
+  /** Ends the session and closes what the guest had. */
   close(): void {
     this.session?.close();
     this.forwarder.close();

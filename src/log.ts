@@ -16,6 +16,7 @@ import { openSyslog, SyslogSeverity, writeSyslog } from "../ffi/syslog.ts";
 import type { LogLevel } from "./config.ts";
 import { LogFile } from "./log_file.ts";
 
+/** What is logged, and where to. */
 export interface LogOptions {
   readonly level: LogLevel;
   /** Path of a log file, which then gets everything and the terminal nothing. */
@@ -223,6 +224,7 @@ class Log {
   }
 }
 
+/** The log of this thread. */
 export const log: Log = new Log();
 log.configure({ level: "info", size: 0 });
 
@@ -238,6 +240,7 @@ export class LogSite {
 
   constructor(readonly perSecond: number = 5) {}
 
+  /** Logs a line, unless this place has had its share. */
   write(level: LogLevel, message: string): void {
     const second = Math.floor(performance.now() / 1000);
     if (second !== this.#second) {

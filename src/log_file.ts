@@ -41,6 +41,7 @@ export class LogFile {
     this.#size += bytes.length;
   }
 
+  /** Closes the file. */
   close(): void {
     this.#file.close();
   }

@@ -11,6 +11,7 @@ const SHORT_SLEEPS = 4;
 /** More frames in one turn are bulk. */
 const FEW_FRAMES = 8;
 
+/** Waits for the events of one thread. */
 export class Poller {
   readonly #epoll: Pick<Epoll, "wait" | "interrupted">;
   readonly #bound: number;

@@ -26,6 +26,7 @@ import {
   readPath,
 } from "./values.ts";
 
+/** A configuration, and what the operator should know of it. */
 export interface Configured {
   readonly config: Config;
   /** What the operator should know, though it is no error. */

@@ -31,6 +31,7 @@ export interface Report {
   readonly damage: readonly Damage[];
 }
 
+/** What makes a stream unreadable, and where. */
 export interface Damage {
   readonly offset: number;
   readonly field: string;
@@ -38,6 +39,7 @@ export interface Damage {
   readonly came: string;
 }
 
+/** A section of a stream. */
 export interface SectionReport {
   readonly type: number;
   readonly name: string;
@@ -73,6 +75,7 @@ export interface Connection {
   readonly lost: string;
 }
 
+/** A UDP flow or ping. */
 export interface DatagramFlow {
   readonly flow: number;
   readonly kind: "UDP" | "ping";

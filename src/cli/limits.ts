@@ -3,6 +3,7 @@ import { type Limits, limitsOf } from "../config.ts";
 import type { OptionSpec, ParsedOptions } from "./options.ts";
 import { readNumber } from "./values.ts";
 
+/** The options of the group "Limits". */
 export const LIMIT_OPTIONS = [
   {
     name: "max-flows",

@@ -20,6 +20,7 @@ export const GROUPS = [
   "Port forwarding",
 ] as const;
 
+/** One option, as --help and README show it. */
 export interface OptionSpec {
   /** Long name, without dashes. */
   readonly name: string;
@@ -32,6 +33,7 @@ export interface OptionSpec {
   readonly help: readonly string[];
 }
 
+/** All options, in the order in which --help shows them. */
 export const OPTIONS = [
   {
     name: "foreground",
@@ -376,6 +378,7 @@ export const OPTIONS = [
   },
 ] as const satisfies readonly OptionSpec[];
 
+/** The name of an option, without the dashes. */
 export type OptionName = typeof OPTIONS[number]["name"];
 
 /** One occurrence of an option. */
@@ -390,11 +393,13 @@ export interface OptionValue {
 export class ParsedOptions {
   readonly #values = new Map<OptionName, OptionValue[]>();
 
+  /** Notes that an option was given. */
   add(name: OptionName, value: OptionValue): void {
     const values = this.#values.get(name);
     if (values === undefined) this.#values.set(name, [value]);
     else values.push(value);
   }
+  /** Whether an option was given. */
   has(name: OptionName): boolean {
     return this.#values.has(name);
   }

@@ -22,6 +22,7 @@ import {
 } from "../wire/address.ts";
 import type { OptionValue } from "./options.ts";
 
+/** Largest port number. */
 export const MAX_PORT = 65535;
 /** IFNAMSIZ without the terminator. */
 const MAX_INTERFACE_NAME = 15;

@@ -44,6 +44,7 @@ const DNS_TLS_PORT = 853;
 export const LOOPBACK4 = parseAddress("127.0.0.1") as Uint8Array;
 export const LOOPBACK6 = parseAddress("::1") as Uint8Array;
 
+/** Translates addresses between the guest's link and the host. */
 export class AddressMap {
   /**
    * Interface index for link-local peers that the guest names (sin6_scope_id): that of

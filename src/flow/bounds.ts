@@ -58,6 +58,7 @@ function boundOf(kind: number): number {
   return kind === FlowKind.udp ? Bound.udp : Bound.ping;
 }
 
+/** Counts flows and sockets of all threads against their bounds. */
 export class FlowBounds {
   readonly #words: Int32Array;
   readonly #warnedAt = new Float64Array(BOUNDS).fill(-Infinity);
@@ -91,12 +92,15 @@ export class FlowBounds {
     Atomics.store(this.#words, BOUNDS + Bound.sockets, Math.max(1, allowed));
   }
 
+  /** How many there may be of one of {@link Bound}. */
   limit(bound: number): number {
     return Atomics.load(this.#words, BOUNDS + bound);
   }
+  /** How many there are. */
   count(bound: number): number {
     return Atomics.load(this.#words, bound);
   }
+  /** Whether there can be no more. */
   full(bound: number): boolean {
     return this.count(bound) >= this.limit(bound);
   }
@@ -136,9 +140,11 @@ export class FlowBounds {
     this.give(Bound.flows);
     this.give(boundOf(kind));
   }
+  /** Counts one more, whatever the limit. */
   add(bound: number): void {
     Atomics.add(this.#words, bound, 1);
   }
+  /** Uncounts one. */
   give(bound: number): void {
     Atomics.sub(this.#words, bound, 1);
   }

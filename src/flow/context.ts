@@ -47,6 +47,7 @@ export interface DropCounters {
   passing: number;
 }
 
+/** Counters at 0. */
 export function noDrops(): DropCounters {
   return {
     malformed: 0,
@@ -73,6 +74,7 @@ export interface Offloads {
   readonly eventIdx: boolean;
 }
 
+/** The data path as its flows see it. */
 export interface FlowContext {
   readonly config: Config;
   readonly memory: GuestMemory;

@@ -44,12 +44,14 @@ function settled(fd: number, taken: number): number {
   return taken;
 }
 
+/** Takes what a socket's error queue holds (ip(7), IP_RECVERR) to the guest as ICMP. */
 export class DatagramErrors {
   readonly #context: FlowContext;
   readonly #original = new DataView(new ArrayBuffer(QUOTED));
   readonly #reply = new DataView(new ArrayBuffer(REPLY));
   readonly #source = new Uint8Array(16);
   readonly #host = new Uint8Array(16);
+  /** Errors that the guest was told of. */
   reported = 0;
 
   constructor(context: FlowContext) {

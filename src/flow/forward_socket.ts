@@ -49,6 +49,7 @@ export interface Skipped {
 
 /** What a rule without an address listens on. */
 export const AnyAddress = { four: 0, six: 1, both: 2 } as const;
+/** One of the values above. */
 export type AnyAddress = typeof AnyAddress[keyof typeof AnyAddress];
 
 /** What sockets of rules without an address are to be, by the families served. */
@@ -134,6 +135,9 @@ function optionOf(protocol: ForwardRule["protocol"]): string {
   return protocol === "tcp" ? "-t" : "-u";
 }
 
+/**
+ * Why a port cannot be forwarded, from the error number `number` of bind() or listen().
+ */
 export function refusal(rule: ForwardRule, port: number, number: number): string {
   const address = rule.address === undefined
     ? "any address"

@@ -51,6 +51,7 @@ export interface OwnPath extends FlowContext {
   handler(flow: number): Transferable | undefined;
 }
 
+/** What this thread's data path has to do with those of other threads. */
 export class Others {
   /** Frames handled that came to another thread's ring, and flows taken over. */
   readonly counters = { framesTaken: 0, flowsTaken: 0 };

@@ -19,9 +19,11 @@ const STAY = 12;
 /** To which the kernel adds its timer slack, 50 us. */
 const INTERVAL_MS = 0.05;
 
+/** The sockets that are looked into at intervals at the moment. */
 export class PacedSockets {
   /** When the sockets are to be looked into. */
   #dueAt = 0;
+  /** How many there are; they are numbered from 0. */
   count = 0;
   readonly #epoll: Epoll;
   readonly #fds = new Int32Array(MOST);

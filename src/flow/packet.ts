@@ -43,6 +43,7 @@ function isMapped(head: DataView, at: number): boolean {
     head.getInt32(at + 4) === 0;
 }
 
+/** The headers of the frame that the guest sent last. */
 export class Packet {
   /** 4 or 6. */
   version = 0;
@@ -50,7 +51,9 @@ export class Packet {
   readonly ipAt = ETHERNET_HEADER_SIZE;
   /** Upper layer: Protocol.tcp and so on, its offset and length (header and payload). */
   protocol = 0;
+  /** Where in the frame's head the transport header starts. */
   transportAt = 0;
+  /** Bytes of the transport header and what follows it. */
   transportLength = 0;
   /** TTL or hop limit. */
   ttl = 0;

@@ -3,6 +3,7 @@ export class PendingRing {
   readonly #ring: Int32Array;
   readonly #inside: Uint8Array;
   #first = 0;
+  /** Indexes in the ring. */
   count = 0;
 
   /** @param capacity indexes are below it */
@@ -11,6 +12,7 @@ export class PendingRing {
     this.#inside = new Uint8Array(capacity);
   }
 
+  /** Appends an index unless it is in the ring already. */
   push(index: number): void {
     if (this.#inside[index] !== 0) return;
     this.#inside[index] = 1;

@@ -71,6 +71,7 @@ const EXPECTED = 1400;
 
 const outward = new Uint8Array(16);
 
+/** All pings of one data path. */
 export class Ping implements FlowHandler {
   readonly #context: FlowContext;
   readonly #words: Int32Array;
@@ -217,6 +218,7 @@ export class Ping implements FlowHandler {
     return 0;
   }
 
+  /** A ping may change threads at any time. */
   canHandOver(_flow: number): boolean {
     return true;
   }

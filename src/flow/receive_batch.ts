@@ -26,6 +26,7 @@ const SPARE = BATCH;
 export const TOO_BIG = -1;
 export const NO_BUFFER = -2;
 
+/** Datagrams received at once, each into a frame of the guest's. */
 export class ReceiveBatch {
   /** Names, control data and prefixes of the messages are in here. */
   readonly view: DataView;
@@ -198,15 +199,19 @@ export class ReceiveBatch {
   length(i: number): number {
     return this.#messages.length(i) - this.prefix;
   }
+  /** Where in {@link view} message `i` has its sender's address. */
   nameAt(i: number): number {
     return this.#namesAt + i * NAME_SIZE;
   }
+  /** Where in {@link view} message `i` has its ancillary data. */
   controlAt(i: number): number {
     return this.#controlsAt + i * CONTROL_SIZE;
   }
+  /** Bytes of ancillary data that message `i` came with. */
   controlLength(i: number): number {
     return Math.min(this.#messages.controlLength(i), CONTROL_SIZE);
   }
+  /** Where in {@link view} message `i` has its first {@link prefix} bytes. */
   prefixAt(i: number): number {
     return this.#prefixesAt + i * PREFIX_SIZE;
   }

@@ -2,6 +2,7 @@
 import type { FrameSink } from "../virtio/frame_sink.ts";
 import type { FrameSource } from "../virtio/frame_source.ts";
 
+/** Counts what is wrong with a queue pair's rings, and tells its owner. */
 export class RingFaults {
   /** A ring's contents made no sense: its queue (0 receives, 1 transmits) is stopped. */
   onBroken: (queue: number) => void = () => {};
@@ -14,6 +15,7 @@ export class RingFaults {
 
   constructor(private readonly source: FrameSource, private readonly sink: FrameSink) {}
 
+  /** Notes that a queue was stopped: 0 receives, 1 transmits. */
   stopped(queue: number): void {
     this.broken++;
     this.onBroken(queue);

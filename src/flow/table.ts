@@ -35,10 +35,15 @@ export interface FlowOwnership {
   leave(hash: number): void;
 }
 
+/** All flows of one data path, found by either side's ports and addresses. */
 export class FlowTable {
+  /** Flows at most. */
   readonly capacity: number;
+  /** FLOW_WORDS words for each flow, see {@link FlowWord}. */
   readonly words: Int32Array<ArrayBuffer>;
+  /** {@link words} as bytes. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** {@link words} as a view. */
   readonly view: DataView<ArrayBuffer>;
   /**
    * What {@link find} looks for: word 0 is set by it, then ports and addresses in the
@@ -47,7 +52,9 @@ export class FlowTable {
   readonly key: Int32Array<ArrayBuffer> = new Int32Array(KEY_WORDS);
   /** {@link key} as bytes: "our" from 8 on, the endpoint from 24 on. */
   readonly keyBytes: Uint8Array<ArrayBuffer> = new Uint8Array(this.key.buffer);
+  /** {@link key} as a view. */
   readonly keyView: DataView<ArrayBuffer> = new DataView(this.key.buffer);
+  /** Flows at the moment. */
   count = 0;
   /** Hash of the key that the last {@link find} looked for in vain. */
   missed = 0;
@@ -67,6 +74,7 @@ export class FlowTable {
   #lastFound = -1;
   /** How many there may be; and those that wait for an answer of either side. */
   readonly bounds: FlowBounds;
+  /** Flows that nobody has answered yet, oldest first. */
   readonly waiting: WaitingFlows;
   /** 1 for flows whose socket is counted. */
   readonly #socket: Uint8Array;
@@ -177,9 +185,11 @@ export class FlowTable {
   generation(flow: number): number {
     return this.#generation[flow];
   }
+  /** A flow's kind, one of {@link FlowKind}. */
   kind(flow: number): number {
     return this.words[flow * FLOW_WORDS + FlowWord.kind] & 0xff;
   }
+  /** The descriptor of a flow's socket. */
   fd(flow: number): number {
     return this.words[flow * FLOW_WORDS + FlowWord.fd];
   }

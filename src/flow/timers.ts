@@ -11,6 +11,7 @@ const SLOTS = 1 << SLOT_BITS;
 const LEVELS = 3;
 const NONE = -1;
 
+/** One timer for each flow. */
 export class FlowTimers {
   /** Doubly linked lists: heads are numbered after the flows. */
   readonly #next: Int32Array;
@@ -39,6 +40,7 @@ export class FlowTimers {
     return this.#next[flow] === NONE ? -1 : this.#due[flow] * TICK_MS;
   }
 
+  /** Whether a flow's timer runs. */
   isSet(flow: number): boolean {
     return this.#next[flow] !== NONE;
   }
@@ -61,6 +63,7 @@ export class FlowTimers {
     if (!set || Math.ceil(at / TICK_MS) < this.#due[flow]) this.set(flow, at);
   }
 
+  /** Stops a flow's timer, if it runs. */
   clear(flow: number): void {
     if (this.#next[flow] !== NONE) this.#unlink(flow);
   }

@@ -24,6 +24,7 @@ import {
   UdpShared,
 } from "./udp_shared.ts";
 
+/** All UDP flows of one data path. */
 export class UdpFlows implements FlowHandler {
   readonly #u: UdpShared;
   readonly #send: UdpSend;
@@ -34,6 +35,7 @@ export class UdpFlows implements FlowHandler {
     this.#send = new UdpSend(this.#u);
   }
 
+  /** What has happened so far. */
   get counters(): UdpCounters {
     return this.#u.counters;
   }

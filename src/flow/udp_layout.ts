@@ -9,6 +9,7 @@ export const IDLE_MS = 300_000;
  * makes it anew.
  */
 export const SHORT_IDLE_MS = 30_000;
+/** Port of DNS, whose answers come soon or never (RFC 1035, section 4.2). */
 export const DNS_PORT = 53;
 
 /** Payload of a datagram in a frame of 1500 bytes, with an IPv6 header. */

@@ -68,6 +68,7 @@ function datagramSize(netHeader: DataView, payload: number): number {
   return size < payload ? size : payload;
 }
 
+/** Datagrams of the guest on their way to sockets. */
 export class UdpSend {
   readonly #u: UdpShared;
   readonly #view: DataView;

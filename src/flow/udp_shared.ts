@@ -71,13 +71,19 @@ export interface UdpCounters {
 
 const outward = new Uint8Array(16);
 
+/** What all UDP flows of one data path share. */
 export class UdpShared {
+  /** Those of FlowTable.words. */
   readonly words: Int32Array;
+  /** Datagrams on their way to the guest. */
   readonly batch: ReceiveBatch;
+  /** Errors on their way to the guest. */
   readonly errors: DatagramErrors;
   /** When a flow last carried something either way. */
   readonly activeAt: Float64Array;
+  /** Flows whose sockets have more than one turn's share. */
   readonly pending: PendingRing;
+  /** Sockets that are looked into without events. */
   readonly paced: PacedSockets;
   /** Datagrams of one socket before others have their turn. */
   readonly turn: number;
@@ -87,7 +93,9 @@ export class UdpShared {
   readonly #unsegmented: Uint8Array;
   /** The guest takes datagrams of one length joined into one frame, of both families. */
   joined = false;
+  /** Sockets of forwarded ports; a flow's word names one by its index plus 1. */
   readonly listeners: (UdpListener | undefined)[] = [];
+  /** What has happened so far. */
   readonly counters: UdpCounters = { opened: 0, accepted: 0, sent: 0, received: 0 };
 
   constructor(readonly context: FlowContext) {
@@ -102,9 +110,11 @@ export class UdpShared {
     this.#unsegmented = new Uint8Array(capacity);
   }
 
+  /** Whether one of a flow's flags (UdpFlag) is set. */
   has(flow: number, flag: number): boolean {
     return (this.words[flow * FLOW_WORDS] & flag) !== 0;
   }
+  /** Sets flags of a flow. */
   mark(flow: number, flag: number): void {
     this.words[flow * FLOW_WORDS] |= flag;
   }
@@ -120,6 +130,7 @@ export class UdpShared {
   unsegmented(flow: number): boolean {
     return this.#unsegmented[flow] !== 0;
   }
+  /** Sets {@link unsegmented}. */
   setUnsegmented(flow: number, unsegmented: boolean): void {
     this.#unsegmented[flow] = unsegmented ? 1 : 0;
   }
@@ -134,6 +145,7 @@ export class UdpShared {
     this.activeAt[flow] = this.context.now;
   }
 
+  /** Milliseconds without a datagram after which a flow ends. */
   idleLimit(flow: number): number {
     const at = flow * FLOW_WORDS;
     if (!this.has(flow, UdpFlag.answered)) return SHORT_IDLE_MS;

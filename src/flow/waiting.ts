@@ -9,6 +9,7 @@ const NONE = 0;
 const LISTS = 3;
 const FIRST_LIST = Bound.halfOpen;
 
+/** Flows in the order in which they began to wait. */
 export class WaitingFlows {
   /** Of each flow, one more than its neighbours in the list; 0: none. */
   readonly #next: Int32Array;

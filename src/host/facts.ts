@@ -2,6 +2,7 @@
 import { type Dump, readHost } from "./routes.ts";
 import { parseResolvConf, type ResolvConf } from "./resolv_conf.ts";
 
+/** What is asked of the host before options are judged. */
 export interface HostFacts {
   readonly network: Dump;
   readonly resolvConf: ResolvConf;

@@ -1,6 +1,7 @@
 /** What resolv.conf(5) says: resolvers and search domains. */
 import { parseAddress } from "../wire/address.ts";
 
+/** Resolvers and search domains (resolv.conf(5)). */
 export interface ResolvConf {
   /** Resolvers in order, 16 bytes each, as the host uses them. */
   readonly nameservers: readonly Uint8Array[];

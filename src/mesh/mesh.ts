@@ -12,12 +12,17 @@ import { FLAG_STRIDE, RING_SIZE, type SharedParts } from "./shared.ts";
 const AWAKE = 0;
 const ASLEEP = 1;
 
+/** The ways between all threads, as one of them sees them. */
 export class Mesh {
+  /** How many threads there are. */
   readonly threads: number;
+  /** Which flow is whose. */
   readonly owners: OwnerTable;
   /** Messages of others lie in it, and may be read as frames. */
   readonly memory: FrameMemory;
+  /** The memory of all ways. */
   readonly bytes: Uint8Array;
+  /** The same as a view. */
   readonly view: DataView;
   /** By thread: what it sends here; of this thread itself, too. */
   readonly inbox: readonly MessageRing[];
@@ -95,6 +100,7 @@ export class Mesh {
     return false;
   }
 
+  /** Says that this thread looks at its messages by itself. */
   awake(): void {
     Atomics.store(this.#flags, this.self * FLAG_STRIDE, AWAKE);
   }

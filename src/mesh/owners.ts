@@ -22,6 +22,7 @@ function wordOf(hash: number, owner: number): number {
   return ((hash >>> BUCKET_BITS) << OWNER_BITS) | (owner + 1);
 }
 
+/** Which thread has a flow, by its hash; all threads write to it and read it. */
 export class OwnerTable {
   readonly #words: Int32Array;
   /** Flows that found their bucket full: other threads do not know of them. */

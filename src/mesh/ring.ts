@@ -19,6 +19,7 @@ export function ringMemory(capacity: number): number {
   return INDEXES + capacity;
 }
 
+/** One thread's way to one other; each end makes an instance of its own. */
 export class MessageRing {
   /** The message taken last by {@link take}: where in the memory its bytes lie. */
   kind = 0;

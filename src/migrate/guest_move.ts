@@ -29,6 +29,7 @@ const SPARE_DESCRIPTORS = 16;
 /** Flows of a kind that were not taken over and have a line of their own. */
 const REFUSED_NAMED = 20;
 
+/** A guest of one data path, as a migration moves it. */
 export class GuestMove implements Movable {
   /** What changes repair mode now; may be another one with each migration. */
   repair: RepairSwitch | undefined;

@@ -68,6 +68,7 @@ const Phase = {
 } as const;
 type Phase = typeof Phase[keyof typeof Phase];
 
+/** A guest's move to or from here, one at a time. */
 export class Migration {
   #phase: Phase = Phase.idle;
   /** What a transfer that fails leaves: a guest may be saved from where it never ran. */

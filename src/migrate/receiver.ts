@@ -10,7 +10,9 @@ const FIRST_PIECE = 1 << 17;
 /** Bytes in one turn of the loop, before others have theirs. */
 const TURN_BYTES = 64 << 20;
 
+/** State as it comes from the frontend's descriptor. */
 export class StateReceiver {
+  /** Bytes so far. */
   received = 0;
   readonly #fd: number;
   readonly #pieces: Uint8Array<ArrayBuffer>[] = [];

@@ -12,8 +12,11 @@ const TURN_BYTES = 64 << 20;
 export const DONE = 0;
 export const AGAIN = -1;
 
+/** State on its way into the frontend's descriptor, as it takes it. */
 export class StateSender {
+  /** Bytes in all. */
   readonly total: number;
+  /** Bytes that were taken. */
   sent = 0;
   readonly #fd: number;
   readonly #chunks: readonly Uint8Array<ArrayBuffer>[];

@@ -8,11 +8,14 @@ export interface MoveCounts {
   readonly ping: number;
 }
 
+/** Counts of a move that carried nothing. */
 export const NOTHING_MOVED: MoveCounts = { tcp: 0, left: 0, udp: 0, ping: 0 };
 
+/** Times of a transfer's stages. */
 export class Stopwatch {
   readonly #laps: [name: string, ms: number][] = [];
   #since = performance.now();
+  /** What was carried. */
   counts: MoveCounts = NOTHING_MOVED;
 
   /** Ends a stage that began with the last one's end. */
@@ -22,10 +25,12 @@ export class Stopwatch {
     this.#since = now;
   }
 
+  /** Sets what was carried. */
   note(counts: MoveCounts): void {
     this.counts = counts;
   }
 
+  /** All stages with their times, for the log. */
   get laps(): string {
     return this.#laps.map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ");
   }

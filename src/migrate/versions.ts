@@ -15,6 +15,7 @@ export interface Stage {
   readonly run: (guest: Movable, state?: MovedState) => number;
 }
 
+/** What is done for one version of one format. */
 export interface Version {
   readonly format: StateFormat;
   readonly version: number;
@@ -50,6 +51,7 @@ const HEADER_ALONE = {
   afterLoad: [],
 };
 
+/** All versions of all formats. */
 export const VERSIONS: readonly Version[] = [
   ...OF_VUELO.map(({ version, sections }): Version => ({
     format: "vuelo",

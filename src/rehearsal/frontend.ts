@@ -50,6 +50,7 @@ function narrow(...values: readonly number[]): Uint8Array {
   return new Uint8Array(Uint32Array.from(values).buffer);
 }
 
+/** A frontend, and the guest behind it, that do what a real one would. */
 export class RehearsedFrontend {
   /** The socket, the guest's memory, and what the rings are signalled with. */
   #fd = -1;

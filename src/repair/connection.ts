@@ -87,6 +87,7 @@ export class Connection {
     return `${this.requests} requests, ${this.sockets} sockets`;
   }
 
+  /** Ends the connection. */
   close(): void {
     close(this.fd);
   }

@@ -27,6 +27,7 @@ export interface RepairLog {
   debug(message: string): void;
 }
 
+/** The socket that `vuelo repair` connects to, and what is asked of it there. */
 export class RepairLink implements RepairSwitch {
   /** To be watched for input, as long as the link is open. */
   readonly fd: number;
@@ -54,6 +55,7 @@ export class RepairLink implements RepairSwitch {
     this.fd = this.#epoll.fd;
   }
 
+  /** Whether a helper is there. */
   get connected(): boolean {
     return this.#helper !== null;
   }

@@ -165,6 +165,7 @@ export class RemoteHelper {
     return came === expected ? ANSWERED : String(came);
   }
 
+  /** Ends the connection. */
   close(): void {
     close(this.fd);
     if (this.#spare !== NO_FD) close(this.#spare);

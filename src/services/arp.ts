@@ -31,6 +31,7 @@ const ARP_AT = ETHERNET_HEADER_SIZE;
 const BROADCAST_MAC = new Uint8Array(MAC_SIZE).fill(0xff);
 const NO_MAC = new Uint8Array(MAC_SIZE);
 
+/** Answers requests for every IPv4 address but the guest's own (RFC 826). */
 export class Arp {
   readonly #config: Config;
   readonly #guest: GuestState;

@@ -15,6 +15,7 @@ import { copyAddress, IPV6_HEADER_SIZE, IPV6_SOURCE_AT } from "../wire/ipv6.ts";
 const IP_AT = ETHERNET_HEADER_SIZE;
 const SIZE = 64;
 
+/** The guest's addresses, as far as it has shown them. */
 export class GuestState {
   /** ff:ff:ff:ff:ff:ff until the guest has sent something. */
   readonly mac: Uint8Array;

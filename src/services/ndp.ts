@@ -74,6 +74,7 @@ const ALL_NODES = Uint8Array.of(0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const ALL_NODES_MAC = Uint8Array.of(0x33, 0x33, 0, 0, 0, 1);
 const allNodesView = new DataView(ALL_NODES.buffer);
 
+/** Answers neighbour and router solicitations (RFC 4861, sections 6.2.6 and 7.2.4). */
 export class Ndp {
   readonly #config: Config;
   readonly #guest: GuestState;

@@ -13,6 +13,7 @@ export interface Settings {
   readonly mtu: number;
 }
 
+/** What the first thread asks of the others. */
 export type Command =
   | { readonly ask: "memory"; readonly map: MemoryMap }
   /** Answered with an error number, 0 if there is none. */
@@ -28,6 +29,7 @@ export type Command =
   | { readonly ask: "counts" }
   | { readonly ask: "end" };
 
+/** What they answer. */
 export type Answer = number | Record<string, number> | null;
 
 /** 509 regions of memory need 90 KB. */
@@ -89,6 +91,7 @@ export class Control {
     return this.#read() as Command;
   }
 
+  /** Other threads: tells the first that its command is done. */
   answer(answer: Answer): void {
     this.#write(answer, ANSWERED);
     Atomics.notify(this.#words, STATE);

@@ -31,8 +31,11 @@ function code(): string | URL {
     : new URL("./worker.ts", import.meta.url);
 }
 
+/** The threads of further queue pairs, as the first one drives them. */
 export class ThreadPool {
+  /** The ways between them. */
   readonly mesh: Mesh;
+  /** Memory that all of them use. */
   readonly shared: SharedParts;
   /** Takes what other threads capture. */
   capture: CaptureOutput | undefined;
@@ -125,6 +128,7 @@ export class ThreadPool {
     );
   }
 
+  /** Asks all of them, and waits for their answers. */
   askAll(command: Command): Answer[] {
     if (!this.#running) return [];
     return this.#controls.map((_, i) => this.#ask(i + 1, command));
@@ -138,9 +142,11 @@ export class ThreadPool {
       throw new SyscallError(`watching the kick of ring ${ring.index}`, number as number);
     }
   }
+  /** As {@link DataPath.updateQueue}, on the thread of the ring's pair. */
   updateQueue(ring: Vring): void {
     this.#ask(ring.index >> 1, { ask: "update", ring: plain(ring) });
   }
+  /** As {@link DataPath.stopQueue}, on the thread of the ring's pair. */
   stopQueue(index: number): number {
     return this.#ask(index >> 1, { ask: "stop", index }) as number;
   }
@@ -176,6 +182,7 @@ export class ThreadPool {
     return summarize(sum);
   }
 
+  /** Ends all threads. */
   close(): void {
     this.askAll({ ask: "end" });
     this.#running = false;

@@ -5,6 +5,7 @@ import type { SharedParts } from "../mesh/shared.ts";
 /** What a thread says: its code is there; it runs. */
 export type Said = "loaded" | "ready";
 
+/** What a thread gets when it starts. */
 export interface Start {
   /** Number of the thread, and so of its queue pair. */
   readonly self: number;

@@ -32,6 +32,7 @@ export interface Vring extends Omit<RingLayout, "eventIdx"> {
 
 /** Direction of a device's state (VhostDeviceStateDirection). */
 export const TransferDirection = { save: 0, load: 1 } as const;
+/** One of the values above. */
 export type TransferDirection =
   (typeof TransferDirection)[keyof typeof TransferDirection];
 

@@ -48,6 +48,7 @@ export class Message {
     this.#fds[index] = undefined;
     return fd;
   }
+  /** Closes the descriptors that nobody took. */
   closeFds(): void {
     for (const fd of this.#fds) if (fd !== undefined) close(fd);
     this.#fds = [];
@@ -56,8 +57,10 @@ export class Message {
 
 /** Results of {@link Channel.receive} that are not a message. */
 export const INCOMPLETE = "incomplete";
+/** The connection has ended. */
 export const ENDED = "ended";
 
+/** Messages with their descriptors, taken apart from a stream socket. */
 export class Channel {
   readonly #buffer = new Uint8Array(HEADER_SIZE + MAX_PAYLOAD);
   readonly #view = new DataView(this.#buffer.buffer);
@@ -136,6 +139,7 @@ export class Channel {
     return isHungUp(this.fd);
   }
 
+  /** Closes the socket, and descriptors of a message that did not come whole. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

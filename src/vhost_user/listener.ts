@@ -25,6 +25,7 @@ export interface PresentSession {
   close(): void;
 }
 
+/** A UNIX socket at a path, where those connect who may. */
 export class Listener {
   /** To be watched for input. */
   readonly fd: number;

@@ -122,6 +122,7 @@ export function readU64(view: DataView, at: number): number {
   return view.getUint32(at + 4, true) * 0x1_0000_0000 + view.getUint32(at, true);
 }
 
+/** The payload of SET_FEATURES and SET_PROTOCOL_FEATURES. */
 export function readFeatures(view: DataView): FeatureBits {
   return { lo: view.getUint32(0, true), hi: view.getUint32(4, true) };
 }

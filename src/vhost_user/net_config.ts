@@ -16,6 +16,7 @@ const LINK_UP = 1;
 const UNKNOWN_SPEED = 0xffff_ffff;
 const UNKNOWN_DUPLEX = 0xff;
 
+/** The device's configuration space: struct virtio_net_config. */
 export class NetConfig {
   readonly #bytes = new Uint8Array(SIZE);
   readonly #view = new DataView(this.#bytes.buffer);
@@ -30,6 +31,7 @@ export class NetConfig {
     this.mtu = mtu;
   }
 
+  /** The MTU in bytes. */
   get mtu(): number {
     return this.#view.getUint16(MTU_AT, true);
   }

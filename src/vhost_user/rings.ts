@@ -55,6 +55,7 @@ class Ring implements Vring {
   constructor(readonly index: number) {}
 }
 
+/** The rings of a session: what was set of each, and which run. */
 export class Rings {
   readonly #backend: Backend;
   readonly #log: SessionLog;
@@ -249,10 +250,12 @@ export class Rings {
     this.#update(ring);
   }
 
+  /** Enables or disables all rings. */
   enableAll(enabled: boolean): void {
     for (const ring of this.#rings) this.enable(ring.index, enabled);
   }
 
+  /** Stops all rings. */
   stopAll(): void {
     for (const ring of this.#rings) this.#stop(ring);
   }

@@ -27,6 +27,7 @@ import { SessionState } from "./session_state.ts";
 /** Messages handled in one turn, so that a flood of them does not hold up packets. */
 const MAX_PER_TURN = 64;
 
+/** A connected frontend; one is served at a time. */
 export class Session {
   readonly #channel: Channel;
   readonly #backend: Backend;
@@ -58,6 +59,7 @@ export class Session {
   get awaitsTransfer(): boolean {
     return this.#awaitsTransfer && !this.#over;
   }
+  /** Whether the connection has ended. */
   get over(): boolean {
     return this.#over;
   }

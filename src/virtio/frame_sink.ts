@@ -50,18 +50,22 @@ export interface FrameCapture {
   toGuest(pieces: Segments, first: number, count: number, length: number): void;
 }
 
+/** Frames to the guest, put into buffers of its receive ring. */
 export class FrameSink {
   /** Frame header for the next {@link commit}, from the Ethernet header on. */
   readonly head: DataView;
   /** Set by the owner as negotiated: VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_GUEST_CSUM. */
   mergeable = false;
   guestChecksum = false;
+  /** Gets to see every frame, if there is one. */
   capture: FrameCapture | undefined = undefined;
+  /** Chains that made no sense, and went back unused. */
   badChains = 0;
   /** Those since the last {@link flush}. */
   #bad = 0;
   /** The ring's indexes made no sense: the owner stops the queue. */
   broken = false;
+  /** Frames committed so far. */
   committed = 0;
   /** Buffers of committed frames that the guest has not been shown yet. */
   unseen = 0;
@@ -90,6 +94,7 @@ export class FrameSink {
     this.head = new DataView(buffer, NET_HEADER_SIZE);
   }
 
+  /** Starts a batch of frames: nothing is reserved. */
   begin(): void {
     this.#segments.count = 0;
     this.#chains = 0;

@@ -37,9 +37,11 @@ export interface FrameMemory {
   readonly windows: readonly DataView[];
 }
 
+/** Frames of the guest, one at a time, from its transmit ring. */
 export class FrameSource {
   /** The frame's first bytes from the Ethernet header on; {@link headLength} are valid. */
   readonly head: DataView;
+  /** Bytes of {@link head} that are of this frame. */
   headLength = 0;
   /** Bytes of the frame, without the net header. */
   length = 0;
@@ -47,6 +49,7 @@ export class FrameSource {
   readonly netHeader: DataView;
   /** Chains that made no sense, were shorter than a header, or longer than a frame. */
   badChains = 0;
+  /** Frames taken so far. */
   taken = 0;
 
   /** Replaced when a ring of another form starts. */

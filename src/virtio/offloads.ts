@@ -15,6 +15,7 @@ interface Offload {
   readonly needs?: readonly OffloadName[];
 }
 
+/** Every offload by the name that --offload knows it by. */
 export const OFFLOADS: Readonly<Record<OffloadName, Offload>> = {
   "csum": { bit: NetFeature.csum },
   "tso4": { bit: NetFeature.hostTso4, needs: ["csum"] },

@@ -41,6 +41,7 @@ const WRAP = 1 << 15;
 const NO_BUFFER = new ArrayBuffer(8);
 const NO_NUMBERS = new Uint16Array(0);
 
+/** A packed ring as the device sees it. */
 export class PackedQueue implements Virtqueue {
   readonly #memory: GuestMemory;
   #desc: Int32Array = new Int32Array(NO_BUFFER);

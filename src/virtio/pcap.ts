@@ -46,6 +46,7 @@ export function openCapture(path: string): CaptureOutput {
   return write;
 }
 
+/** Writes frames of both directions to a file. */
 export class Pcap implements FrameCapture {
   readonly #output: CaptureOutput;
   readonly #memory: GuestMemory;

@@ -27,6 +27,7 @@ const USED_F_NO_NOTIFY = 1;
 
 const NO_BUFFER = new ArrayBuffer(8);
 
+/** A split ring as the device sees it. */
 export class SplitQueue implements Virtqueue {
   readonly #memory: GuestMemory;
   #desc: Uint32Array = new Uint32Array(NO_BUFFER);

@@ -49,7 +49,9 @@ export interface RingLayout {
 export class Segments {
   /** Offset in the guest memory's view. */
   readonly offset: Float64Array = new Float64Array(2 * MAX_SEGMENTS);
+  /** Their bytes. */
   readonly length: Int32Array = new Int32Array(2 * MAX_SEGMENTS);
+  /** How many there are. */
   count = 0;
 }
 
@@ -91,6 +93,7 @@ export function appendPieces(
   return before + length;
 }
 
+/** The device's side of a ring of either form (virtio 1.3, sections 2.7 and 2.8). */
 export interface Virtqueue {
   /** First descriptor of the chain taken last: what {@link putUsed} is told. */
   readonly head: number;

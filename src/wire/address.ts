@@ -4,6 +4,7 @@
  */
 
 export const ADDRESS_SIZE = 16;
+/** Bytes of a MAC address. */
 export const MAC_SIZE = 6;
 
 /** Where the four bytes of an IPv4 address lie in its mapped form. */

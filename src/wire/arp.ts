@@ -9,6 +9,7 @@ export const ARP_SENDER_IP_AT = 14;
 export const ARP_TARGET_MAC_AT = 18;
 export const ARP_TARGET_IP_AT = 24;
 
+/** Operations (RFC 826). */
 export const ArpOperation = { request: 1, reply: 2 } as const;
 
 const HARDWARE_ETHERNET = 1;

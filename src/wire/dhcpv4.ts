@@ -25,6 +25,7 @@ export const BOOTP_REQUEST = 1;
 export const BOOTP_REPLY = 2;
 export const BROADCAST_FLAG = 0x8000;
 
+/** Message types (RFC 2132, section 9.6). */
 export const DhcpMessage = {
   discover: 1,
   offer: 2,
@@ -36,6 +37,7 @@ export const DhcpMessage = {
   inform: 8,
 } as const;
 
+/** Option codes (RFC 2132; RFC 3397; RFC 3442; RFC 4702). */
 export const DhcpOption = {
   pad: 0,
   subnetMask: 1,

@@ -11,6 +11,7 @@ export const ALL_DHCP_SERVERS: Uint8Array = Uint8Array.of(
   ...[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2],
 );
 
+/** Message types (RFC 8415, section 7.3). */
 export const Dhcpv6Message = {
   solicit: 1,
   advertise: 2,
@@ -24,6 +25,7 @@ export const Dhcpv6Message = {
   informationRequest: 11,
 } as const;
 
+/** Option codes (RFC 8415, section 21; RFC 3646; RFC 4704). */
 export const Dhcpv6Option = {
   clientId: 1,
   serverId: 2,
@@ -40,6 +42,7 @@ export const Dhcpv6Option = {
   clientFqdn: 39,
 } as const;
 
+/** Status codes (RFC 8415, section 21.13). */
 export const Dhcpv6Status = {
   success: 0,
   noAddrsAvail: 2,

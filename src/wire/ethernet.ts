@@ -5,8 +5,10 @@ export const ETHERNET_DESTINATION_AT = 0;
 export const ETHERNET_SOURCE_AT = 6;
 export const ETHERNET_TYPE_AT = 12;
 
+/** Types of payloads (IANA, IEEE 802 numbers). */
 export const EtherType = { ipv4: 0x0800, arp: 0x0806, ipv6: 0x86dd } as const;
 
+/** The address of all stations. */
 export const BROADCAST_MAC: Uint8Array = new Uint8Array(6).fill(0xff);
 
 /** EtherType of the frame at `at`; the caller has checked its 14 bytes. */

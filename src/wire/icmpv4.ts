@@ -7,6 +7,7 @@ export const ICMPV4_CHECKSUM_AT = 2;
 export const ICMPV4_IDENTIFIER_AT = 4;
 export const ICMPV4_SEQUENCE_AT = 6;
 
+/** Message types (RFC 792). */
 export const IcmpV4Type = {
   echoReply: 0,
   unreachable: 3,

@@ -6,6 +6,7 @@ export const ICMPV6_CHECKSUM_AT = 2;
 /** Echo request and reply. */
 export const ICMPV6_IDENTIFIER_AT = 4;
 
+/** Message types (RFC 4443; RFC 4861, section 4). */
 export const IcmpV6Type = {
   unreachable: 1,
   packetTooBig: 2,

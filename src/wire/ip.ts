@@ -12,4 +12,5 @@ export const Protocol = {
   destinationOptions: 60,
 } as const;
 
+/** TTL and hop limit of what vuelo itself sends (RFC 1700). */
 export const DEFAULT_TTL = 64;

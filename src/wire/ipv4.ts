@@ -40,6 +40,7 @@ export function ipv4TotalLength(view: DataView, at: number): number {
   return view.getUint16(at + IPV4_TOTAL_LENGTH_AT);
 }
 
+/** The protocol of the payload, one of Protocol of ip.ts. */
 export function ipv4Protocol(view: DataView, at: number): number {
   return view.getUint8(at + IPV4_PROTOCOL_AT);
 }

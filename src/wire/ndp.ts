@@ -18,6 +18,7 @@ export const NDP_HOP_LIMIT = 255;
 export const NeighbourFlag = { router: 0x80, solicited: 0x40, override: 0x20 } as const;
 export const RouterFlag = { managed: 0x80, otherConfig: 0x40 } as const;
 
+/** Option types (RFC 4861, section 4.6; RFC 8106). */
 export const NdpOption = {
   sourceLinkLayer: 1,
   targetLinkLayer: 2,

@@ -11,6 +11,7 @@ export const TCP_FLAGS_AT = 13;
 export const TCP_WINDOW_AT = 14;
 export const TCP_CHECKSUM_AT = 16;
 
+/** Control bits (RFC 9293, section 3.1; RFC 3168, section 6.1). */
 export const TcpFlag = {
   fin: 0x01,
   syn: 0x02,
@@ -22,6 +23,7 @@ export const TcpFlag = {
   cwr: 0x80,
 } as const;
 
+/** Kinds of options (RFC 9293, section 3.2; RFC 7323; RFC 2018). */
 export const TcpOption = {
   end: 0,
   noOperation: 1,
@@ -47,6 +49,7 @@ export function tcpHeaderLength(view: DataView, at: number, available: number): 
   return length >= TCP_HEADER_SIZE && length <= available ? length : -1;
 }
 
+/** The flags: bits of {@link TcpFlag}. */
 export function tcpFlags(view: DataView, at: number): number {
   return view.getUint8(at + TCP_FLAGS_AT);
 }

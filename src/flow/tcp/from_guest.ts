@@ -61,6 +61,7 @@ export class Gathered {
   /** Enough was sent to look for its acknowledgement at once. */
   bulk = false;
 
+  /** Forgets what was gathered: it was sent, or will not be. */
   clear(): void {
     this.flow = -1;
     this.bytes = 0;

@@ -96,6 +96,7 @@ export const PeerClosed = {
   ended: 2,
 } as const;
 
+/** How connections are put together again. */
 export interface RestoreOptions {
   /** Connections over the host's loopback move as well: for tests within one host. */
   readonly loopback?: boolean;

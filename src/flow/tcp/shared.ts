@@ -47,18 +47,26 @@ export interface Backlog {
   fin: boolean;
 }
 
+/**
+ * What all connections of one data path share, and words of each that lie in no table.
+ */
 export class TcpShared {
+  /** Those of {@link FlowTable.words}. */
   readonly words: Int32Array;
   /** Payload from the guest on its way to sendmsg. */
   readonly out: IovecArray;
+  /** The message that {@link out} is sent as. */
   readonly outMessage: MessageArray;
   /** Receive buffers of the guest on their way to recvmsg. */
   readonly in: IovecArray;
+  /** The message that {@link in} is received as. */
   readonly inMessage: MessageArray;
+  /** Where bytes are received that nobody wants. */
   readonly discardAddress: number;
   /** MSG_PEEK goes on where the last one ended; tests set these to false. */
   peekOffset4: boolean;
   peekOffset6: boolean;
+  /** The kernel has SO_BUF_LOCK (Linux 5.15). */
   readonly bufferLock: boolean;
   /** The guest takes segments larger than its MTU: GUEST_TSO4, GUEST_TSO6. */
   largeReceive4 = false;
@@ -102,6 +110,7 @@ export class TcpShared {
   readonly peerClosed: Uint8Array;
   /** 1 for flows with a {@link Backlog}, for which the socket counts as full. */
   readonly held: Uint8Array;
+  /** By flow. */
   readonly backlogs = new Map<number, Backlog>();
 
   /** Flows that have something to do without an event: a ring of indexes. */
@@ -114,7 +123,9 @@ export class TcpShared {
   readonly inPolled: Uint8Array;
   polledCount = 0;
 
+  /** Sockets made ahead of connections. */
   readonly spares: SpareSockets;
+  /** What has happened so far. */
   readonly counters: TcpCounters = {
     opened: 0,
     accepted: 0,
@@ -165,23 +176,29 @@ export class TcpShared {
     this.inPolled = new Uint8Array(capacity);
   }
 
+  /** A flow's state, one of TcpState. */
   state(flow: number): number {
     return (this.words[flow * FLOW_WORDS] >>> 8) & 0xff;
   }
+  /** Sets a flow's state, one of TcpState. */
   setState(flow: number, state: number): void {
     const at = flow * FLOW_WORDS;
     this.words[at] = (this.words[at] & ~0xff00) | (state << 8);
   }
+  /** Whether one of a flow's flags (TcpFlag of layout.ts) is set. */
   has(flow: number, flag: number): boolean {
     return (this.words[flow * FLOW_WORDS] & flag) !== 0;
   }
+  /** Sets flags of a flow. */
   mark(flow: number, flag: number): void {
     this.words[flow * FLOW_WORDS] |= flag;
   }
+  /** Clears flags of a flow. */
   unmark(flow: number, flag: number): void {
     this.words[flow * FLOW_WORDS] &= ~flag;
   }
 
+  /** Sets whether a flow is held still, one of {@link Frozen}. */
   setFrozen(flow: number, frozen: number): void {
     const before = this.frozen[flow] === Frozen.no ? 0 : 1;
     this.frozen[flow] = frozen;
@@ -191,6 +208,7 @@ export class TcpShared {
   isSwitchedLate(flow: number): boolean {
     return this.lookAt !== Infinity && isInRepair(this.context.table.fd(flow));
   }
+  /** Keeps what a moved flow's socket has yet to take. */
   hold(flow: number, backlog: Backlog): void {
     this.held[flow] = 1;
     this.backlogs.set(flow, backlog);
@@ -207,9 +225,11 @@ export class TcpShared {
     this.backlogs.delete(flow);
   }
 
+  /** How often something was sent again since the guest last answered. */
   retries(flow: number): number {
     return (this.words[flow * FLOW_WORDS + TcpWord.counts] >>> 16) & 0xff;
   }
+  /** Sets {@link retries}, 0 to 255. */
   setRetries(flow: number, retries: number): void {
     const at = flow * FLOW_WORDS + TcpWord.counts;
     this.words[at] = (this.words[at] & ~0xff0000) | (retries << 16);

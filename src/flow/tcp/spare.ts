@@ -54,6 +54,7 @@ export function setFlowOptions(fd: number, peekOffset: boolean): boolean {
   return !peekOffset || setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0;
 }
 
+/** Sockets of TCP for the next connections, of each family. */
 export class SpareSockets {
   readonly #four = new Descriptors(SPARES);
   readonly #six = new Descriptors(SPARES);

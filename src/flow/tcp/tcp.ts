@@ -21,6 +21,7 @@ import { endLost, thawTcp } from "./thaw.ts";
  */
 const ACCEPTS_SHARE = 64;
 
+/** All TCP connections of one data path. */
 export class TcpFlows implements FlowHandler {
   readonly #t: TcpShared;
   readonly #gathered = new Gathered();
@@ -32,6 +33,7 @@ export class TcpFlows implements FlowHandler {
     this.#accepts = Math.ceil(context.table.bounds.limits.budget / ACCEPTS_SHARE);
   }
 
+  /** What has happened so far. */
   get counters(): TcpCounters {
     return this.#t.counters;
   }

@@ -58,12 +58,15 @@ export class FieldReader {
     return this.last;
   }
 
+  /** A byte. */
   u8(): number {
     return this.#view.getUint8(this.#next(1));
   }
+  /** Two bytes in the stream's order. */
   u16(): number {
     return this.#view.getUint16(this.#next(2), this.#little);
   }
+  /** Four bytes in the stream's order. */
   u32(): number {
     return this.#view.getUint32(this.#next(4), this.#little);
   }
@@ -98,6 +101,7 @@ export class FieldReader {
     return this.bytes.subarray(at, at + length);
   }
 
+  /** Passes over bytes, which must be there. */
   skip(length: number): void {
     this.#next(length);
   }
@@ -117,7 +121,9 @@ export class FieldReader {
 
 /** Writes fields into a buffer of known size. */
 export class FieldWriter {
+  /** What was written, and zeros behind it. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Bytes written. */
   at = 0;
   readonly #view: DataView;
   readonly #little: boolean;
@@ -128,18 +134,22 @@ export class FieldWriter {
     this.#little = layout.littleEndian;
   }
 
+  /** Writes a byte. */
   u8(value: number): void {
     this.#view.setUint8(this.at, value);
     this.at += 1;
   }
+  /** Writes two bytes. */
   u16(value: number): void {
     this.#view.setUint16(this.at, value, this.#little);
     this.at += 2;
   }
+  /** Writes four bytes. */
   u32(value: number): void {
     this.#view.setUint32(this.at, value, this.#little);
     this.at += 4;
   }
+  /** Writes eight bytes of a whole number below 2^53. */
   u64(value: number): void {
     const high = Math.floor(value / TWO32);
     this.#view.setUint32(this.#little ? this.at + 4 : this.at, high, this.#little);
@@ -158,6 +168,7 @@ export class FieldWriter {
     this.bytes.set(bytes.subarray(0, length), this.at);
     this.at += length;
   }
+  /** Leaves bytes at 0. */
   skip(length: number): void {
     this.at += length;
   }

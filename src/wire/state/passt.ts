@@ -45,11 +45,13 @@ const SOCKET_STATE_AT = 50;
 /** Interfaces of a flow's sides. */
 export const Pif = { none: 0, host: 1, guest: 2, splice: 3 } as const;
 
+/** What a stream says of its version, and of who can read it. */
 export interface PasstHeader {
   readonly version: number;
   readonly compat: number;
 }
 
+/** What passt knows of the guest: its addresses. */
 export interface PasstDevice {
   readonly address6: Uint8Array;
   readonly linkLocal6: Uint8Array;
@@ -58,6 +60,7 @@ export interface PasstDevice {
   readonly mac: Uint8Array;
 }
 
+/** One side of a flow; addresses are 16 bytes. */
 export interface PasstSide {
   readonly our: Uint8Array;
   readonly endpoint: Uint8Array;
@@ -65,6 +68,7 @@ export interface PasstSide {
   readonly endpointPort: number;
 }
 
+/** A connection as passt's flow table has it. */
 export interface PasstFlow {
   /** Of the record in the stream; 0 in a flow that is to be written. */
   readonly offset: number;
@@ -87,6 +91,7 @@ export interface PasstFlow {
   readonly initFrom: number;
 }
 
+/** What the kernel knew of a connection. */
 export interface PasstSocket extends QueuedSocket {
   readonly sendScale: number;
   readonly receiveScale: number;

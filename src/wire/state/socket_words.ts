@@ -35,6 +35,7 @@ export interface SocketLimits {
 
 const USUAL: SocketLimits = { leastSend: 0, mostSend: MAX_QUEUE, leastMss: 1 };
 
+/** Writes what {@link readSocketWords} reads. */
 export function writeSocketWords(out: FieldWriter, socket: QueuedSocket): void {
   out.u32(socket.sendSequence);
   out.u32(socket.receiveSequence);
