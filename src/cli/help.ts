@@ -51,9 +51,10 @@ const NOTES: Partial<Record<typeof GROUPS[number], readonly string[]>> = {
 };
 
 /** Each explains itself with --help. */
-const SUBCOMMANDS = `       vuelo repair PATH
+const SUBCOMMANDS = `       vuelo repair [--sandbox MODE] PATH
        vuelo migrate-check OPTION...
-       vuelo inspect FILE
+       vuelo inspect [--json] FILE|-
+       vuelo sandbox-report [--json] [PID]...
 `;
 
 /** The text of --help: one part per group, each of which fits a terminal of 24 lines. */

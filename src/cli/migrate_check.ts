@@ -38,6 +38,8 @@ forwarded ports, the repair helper, the kernel and the formats, each with yes or
 Give the options that vuelo has (or will have) here, at least --socket.
 
   vuelo migrate-check --socket /tmp/vm.sock -a 192.0.2.1 -t 22
+
+Exit status: 0 every answer is yes, 1 one is no, 2 wrong usage.
 `;
 
 /** One question and its answer; `advice` says what to do if it is no. */
