@@ -51,9 +51,7 @@ export class Packet {
   readonly ipAt = ETHERNET_HEADER_SIZE;
   /** Upper layer: Protocol.tcp and so on, its offset and length (header and payload). */
   protocol = 0;
-  /** Where in the frame's head the transport header starts. */
   transportAt = 0;
-  /** Bytes of the transport header and what follows it. */
   transportLength = 0;
   /** TTL or hop limit. */
   ttl = 0;

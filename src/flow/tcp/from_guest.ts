@@ -126,24 +126,7 @@ function takeHandshake(
   }
   if (state === TcpState.connecting) return false; // a repeated SYN: connect() goes on
   if (state === TcpState.synAckSent) {
-    if ((flags & TcpFlag.syn) !== 0) {
-      sendSyn(t, flow);
-      return false;
-    }
-    const payload = packet.transportLength - headerLength;
-    if (!isAcceptable(t, flow, payload + (flags & TcpFlag.fin))) {
-      sendSegment(t, flow, expected, TcpFlag.ack);
-      return false;
-    }
-    if ((flags & TcpFlag.ack) === 0) return false;
-    const acknowledged = tcpAcknowledgement(head, at) | 0;
-    if (acknowledged !== expected) {
-      sendSegment(t, flow, acknowledged, TcpFlag.rst); // RFC 9293, 3.10.7.4
-      return false;
-    }
-    becomeEstablished(t, flow);
-    g.acked = true;
-    return true;
+    return takeFirstAck(t, g, flow, flags, packet.transportLength - headerLength);
   }
   const both = TcpFlag.syn | TcpFlag.ack;
   const acknowledged = tcpAcknowledgement(head, at);
@@ -168,6 +151,35 @@ function takeHandshake(
   becomeEstablished(t, flow);
   g.force = g.acked = true;
   return false;
+}
+
+/** As takeHandshake(), of a guest that has opened the connection itself. */
+function takeFirstAck(
+  t: TcpShared,
+  g: Gathered,
+  flow: number,
+  flags: number,
+  payload: number,
+): boolean {
+  const expected = t.words[flow * FLOW_WORDS + TcpWord.seqToGuest];
+  if ((flags & TcpFlag.syn) !== 0) {
+    sendSyn(t, flow);
+    return false;
+  }
+  if (!isAcceptable(t, flow, payload + (flags & TcpFlag.fin))) {
+    sendSegment(t, flow, expected, TcpFlag.ack);
+    return false;
+  }
+  if ((flags & TcpFlag.ack) === 0) return false;
+  const { source, packet } = t.context;
+  const acknowledged = tcpAcknowledgement(source.head, packet.transportAt) | 0;
+  if (acknowledged !== expected) {
+    sendSegment(t, flow, acknowledged, TcpFlag.rst); // RFC 9293, 3.10.7.4
+    return false;
+  }
+  becomeEstablished(t, flow);
+  g.acked = true;
+  return true;
 }
 
 /**

@@ -256,7 +256,7 @@ export function acceptOne(
   guestAddress?: Uint8Array,
 ): number {
   const { context } = t;
-  const { table, map, config } = context;
+  const { table, config } = context;
   const met = boundMet(t);
   if (met >= 0) {
     if (!awaitReady(fd, POLLIN, 0)) return Accepted.none;
@@ -269,7 +269,6 @@ export function acceptOne(
     warnExhausted("connections to forwarded ports wait");
     return Accepted.exhausted;
   }
-  const peerPort = lastAddress.port;
   const four = isIPv4(lastAddress.bytes);
   const served = four ? config.ip4 : config.ip6;
   const flow = served === undefined ? -1 : admit(t, Bound.pendingTcp);
@@ -279,18 +278,8 @@ export function acceptOne(
     closeFd(accepted);
     return Accepted.one;
   }
-  const entry = flow * FLOW_SIZE;
-  const word = flow * FLOW_WORDS;
-  table.bytes.set(lastAddress.bytes, entry + FlowWord.hostEndpoint * 4);
-  t.words[word + FlowWord.hostPorts] = peerPort;
-  const known = map.inward(lastAddress.bytes, lastAddress.scope, inward);
-  table.bytes.set(inward, entry + FlowWord.guestOur * 4);
-  const target = guestAddress ?? guestTarget(t, four);
-  table.bytes.set(target, entry + FlowWord.guestEndpoint * 4);
-  t.words[word + FlowWord.guestPorts] = (peerPort << 16) | guestPort;
-  t.words[word + FlowWord.fd] = accepted;
-  t.words[word + TcpWord.scope] = lastAddress.scope;
-  if (!known || isIPv4(target) !== four || isTaken(t, flow)) {
+  const known = describeAccepted(t, flow, accepted, guestPort, guestAddress);
+  if (!known || isTaken(t, flow)) {
     resetOnClose(accepted);
     closeFd(accepted);
     table.release(flow);
@@ -299,6 +288,30 @@ export function acceptOne(
   initialize(t, flow);
   offer(t, flow, accepted);
   return Accepted.one;
+}
+
+/** Enters ports, addresses and socket; whether the guest has an address for the peer. */
+function describeAccepted(
+  t: TcpShared,
+  flow: number,
+  fd: number,
+  guestPort: number,
+  guestAddress: Uint8Array | undefined,
+): boolean {
+  const { context } = t;
+  const entry = flow * FLOW_SIZE;
+  const word = flow * FLOW_WORDS;
+  context.table.bytes.set(lastAddress.bytes, entry + FlowWord.hostEndpoint * 4);
+  t.words[word + FlowWord.hostPorts] = lastAddress.port;
+  const known = context.map.inward(lastAddress.bytes, lastAddress.scope, inward);
+  context.table.bytes.set(inward, entry + FlowWord.guestOur * 4);
+  const four = isIPv4(lastAddress.bytes);
+  const target = guestAddress ?? guestTarget(t, four);
+  context.table.bytes.set(target, entry + FlowWord.guestEndpoint * 4);
+  t.words[word + FlowWord.guestPorts] = (lastAddress.port << 16) | guestPort;
+  t.words[word + FlowWord.fd] = fd;
+  t.words[word + TcpWord.scope] = lastAddress.scope;
+  return known && isIPv4(target) === four;
 }
 
 /**

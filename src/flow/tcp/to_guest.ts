@@ -113,20 +113,7 @@ export function sendData(t: TcpShared, flow: number): number {
         return Sent.done;
       }
     }
-    if (got <= 0) {
-      t.context.sink.end();
-      if (got === 0 && skipped > 0 && t.urgent[flow] !== 0) return Sent.done;
-      t.urgent[flow] = 0;
-      if (got < 0 && errno() === Errno.EINTR) return Sent.turn; // no event tells again
-      if (got < 0 && errno() !== Errno.EAGAIN && skipped === 0) return Sent.failed;
-      if (got === 0 && (skipped === 0 || t.has(flow, TcpFlow.peerFin))) {
-        if (t.has(flow, TcpFlow.failed)) return Sent.failed;
-        t.mark(flow, TcpFlow.peerFin);
-        return sendFin(t, flow);
-      }
-      t.unmark(flow, TcpFlow.readable);
-      return Sent.done;
-    }
+    if (got <= 0) return nothingRead(t, flow, got, skipped);
     const drained = got < reserved && t.urgent[flow] === 0;
     commitFrames(t, flow, headLength, got, drained, mss, large, four);
     t.context.sink.end();
@@ -141,6 +128,22 @@ export function sendData(t: TcpShared, flow: number): number {
     }
   }
   return Sent.turn;
+}
+
+/** What follows from a read that brought nothing (0) or failed (-1). */
+function nothingRead(t: TcpShared, flow: number, got: number, skipped: number): number {
+  t.context.sink.end();
+  if (got === 0 && skipped > 0 && t.urgent[flow] !== 0) return Sent.done;
+  t.urgent[flow] = 0;
+  if (got < 0 && errno() === Errno.EINTR) return Sent.turn; // no event tells again
+  if (got < 0 && errno() !== Errno.EAGAIN && skipped === 0) return Sent.failed;
+  if (got === 0 && (skipped === 0 || t.has(flow, TcpFlow.peerFin))) {
+    if (t.has(flow, TcpFlow.failed)) return Sent.failed;
+    t.mark(flow, TcpFlow.peerFin);
+    return sendFin(t, flow);
+  }
+  t.unmark(flow, TcpFlow.readable);
+  return Sent.done;
 }
 
 /** Reserving buffers costs time: a flow gets as many as it filled lately. */
