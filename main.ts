@@ -8,7 +8,7 @@ import {
 } from "./src/cli/background.ts";
 import { configure } from "./src/cli/configure.ts";
 import { helpText } from "./src/cli/help.ts";
-import { type ParsedOptions, parseOptions } from "./src/cli/options.ts";
+import { type ParsedOptions, parseOptions } from "./src/cli/parse_options.ts";
 import { summary } from "./src/cli/summary.ts";
 import { StartError, UsageError } from "./src/errors.ts";
 import { closeInherited, standardStreams } from "./src/host/descriptors.ts";

@@ -15,7 +15,8 @@ import { isIPv4, parseMac } from "../wire/address.ts";
 import { configureFamilies } from "./families.ts";
 import { readLimits } from "./limits.ts";
 import { readOffloads } from "./offload.ts";
-import type { OptionName, ParsedOptions } from "./options.ts";
+import type { OptionName } from "./options.ts";
+import type { ParsedOptions } from "./parse_options.ts";
 import { parseForwards } from "./ports.ts";
 import {
   checkFamily,

@@ -5,7 +5,7 @@ import type { HostFacts } from "../host/facts.ts";
 import { parseResolvConf } from "../host/resolv_conf.ts";
 import { formatAddress, formatMac, mapIPv4, parseAddress } from "../wire/address.ts";
 import { configure } from "./configure.ts";
-import { parseOptions } from "./options.ts";
+import { parseOptions } from "./parse_options.ts";
 import { qemuOptions } from "./summary.ts";
 
 const bytes = (text: string) => parseAddress(text) ?? mapIPv4(new Uint8Array(4));

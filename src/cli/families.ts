@@ -11,7 +11,8 @@ import {
   parseAddress,
   sameAddress,
 } from "../wire/address.ts";
-import type { OptionName, OptionValue, ParsedOptions } from "./options.ts";
+import type { OptionName } from "./options.ts";
+import type { OptionValue, ParsedOptions } from "./parse_options.ts";
 import {
   checkFamily,
   type Families,

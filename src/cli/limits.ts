@@ -1,6 +1,7 @@
 /** Options that bound what guests and peers can make vuelo use. */
 import { type Limits, limitsOf } from "../config.ts";
-import type { OptionSpec, ParsedOptions } from "./options.ts";
+import type { OptionSpec } from "./options.ts";
+import type { ParsedOptions } from "./parse_options.ts";
 import { readNumber } from "./values.ts";
 
 /** The options of the group "Limits". */

@@ -24,7 +24,7 @@ import { probeRepair } from "../repair/switch.ts";
 import { formatAddress, isIPv4, isLinkLocal, isUnspecified } from "../wire/address.ts";
 import { VERSIONS } from "../migrate/versions.ts";
 import { configure } from "./configure.ts";
-import { parseOptions } from "./options.ts";
+import { parseOptions } from "./parse_options.ts";
 
 /** Descriptors beyond the flows': rings, listening sockets, logs. */
 const FEW_DESCRIPTORS = 4096;

@@ -2,7 +2,7 @@
 import type { OffloadName } from "../config.ts";
 import { UsageError } from "../errors.ts";
 import { OFFLOAD_NAMES, OFFLOADS, possibleOffloads } from "../virtio/offloads.ts";
-import type { OptionValue } from "./options.ts";
+import type { OptionValue } from "./parse_options.ts";
 
 /** Names for several at once. */
 const GROUPS: Readonly<Record<string, readonly OffloadName[]>> = {

@@ -2,13 +2,8 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { UsageError } from "../errors.ts";
 import { updated } from "../../scripts/readme.ts";
 import { helpText } from "./help.ts";
-import {
-  GROUPS,
-  type OptionName,
-  OPTIONS,
-  type OptionSpec,
-  parseOptions,
-} from "./options.ts";
+import { GROUPS, type OptionName, OPTIONS, type OptionSpec } from "./options.ts";
+import { parseOptions } from "./parse_options.ts";
 
 function texts(args: string[], name: OptionName): string[] {
   return parseOptions(args).all(name).map(({ text }) => text);

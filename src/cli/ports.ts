@@ -20,7 +20,7 @@ import {
   parseAddress,
   sameAddress,
 } from "../wire/address.ts";
-import type { OptionValue } from "./options.ts";
+import type { OptionValue } from "./parse_options.ts";
 
 /** Largest port number. */
 export const MAX_PORT = 65535;

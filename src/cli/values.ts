@@ -10,7 +10,7 @@ import {
   parseAddress,
   parseMac,
 } from "../wire/address.ts";
-import type { OptionValue } from "./options.ts";
+import type { OptionValue } from "./parse_options.ts";
 
 /** Which families -4 and -6 leave. */
 export interface Families {

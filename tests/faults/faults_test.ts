@@ -48,7 +48,7 @@ const FOUND: readonly [
   [/^epoll_ctl .*forward\.ts/, Errno.ENOMEM, {}],
   [/^setsockopt .*tcp\/spare/, Errno.ENOMEM, undefined],
   [/^recvmsg .*to_guest/, Errno.EINTR, {}],
-  [/^shutdown .*from_guest/, Errno.ENOTCONN, { TCP: "reset" }],
+  [/^shutdown .*gathered/, Errno.ENOTCONN, { TCP: "reset" }],
   [/^mmap by unmap .*file_mapper/, Errno.ENOMEM, {}],
   [/^getsockopt by timestamp .*save/, Errno.ENOBUFS, { "TCP after a move": "reset" }],
   [/^setsockopt by setTimestamp .*restore/, Errno.EPERM, { "TCP after a move": "reset" }],

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { Errno } from "../../ffi/errno.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
 import { background, inFolder, IS_ROOT, run, sandboxReport } from "../support/cli.ts";
-import { parseOptions } from "../../src/cli/options.ts";
+import { parseOptions } from "../../src/cli/parse_options.ts";
 import { Process, until } from "../support/lab_process.ts";
 import { ordinaryUser, vueloOf } from "../support/lab_user.ts";
 

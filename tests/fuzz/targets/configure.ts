@@ -4,7 +4,8 @@
  * or the refusal is one line; what is said of it names everything (src/cli/summary.ts).
  */
 import { configure } from "../../../src/cli/configure.ts";
-import { OPTIONS, parseOptions } from "../../../src/cli/options.ts";
+import { OPTIONS } from "../../../src/cli/options.ts";
+import { parseOptions } from "../../../src/cli/parse_options.ts";
 import { summary } from "../../../src/cli/summary.ts";
 import type { Config, FamilyConfig } from "../../../src/config.ts";
 import { UsageError } from "../../../src/errors.ts";

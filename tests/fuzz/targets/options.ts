@@ -1,5 +1,5 @@
-/** Command lines, an argument per line (src/cli/options.ts). */
-import { parseOptions } from "../../../src/cli/options.ts";
+/** Command lines, an argument per line (src/cli/parse_options.ts). */
+import { parseOptions } from "../../../src/cli/parse_options.ts";
 import { UsageError } from "../../../src/errors.ts";
 import type { Target } from "../engine/target.ts";
 
