@@ -44,7 +44,7 @@ export interface TransferAnswer {
 }
 
 /**
- * A virtio device behind a {@link Session}. All calls are synchronous; none but
+ * A virtio device behind a Session. All calls are synchronous; none but
  * {@link closed} comes after the session is over. Index 2n is the receive ring of queue
  * pair n (the guest receives), 2n + 1 its transmit ring.
  */

@@ -1,6 +1,6 @@
 /**
- * What the requests do whose handling takes more than a line; {@link RULES} has checked
- * size, descriptors and protocol feature of a message before its handler sees it.
+ * What the requests do whose handling takes more than a line; RULES of requests.ts has
+ * checked size, descriptors and protocol feature of a message before its handler sees it.
  * Handlers refuse by throwing a ProtocolError, or let through a MemoryError or
  * SyscallError.
  */

@@ -51,7 +51,7 @@ export interface Backlog {
  * What all connections of one data path share, and words of each that lie in no table.
  */
 export class TcpShared {
-  /** Those of {@link FlowTable.words}. */
+  /** Those of FlowTable.words. */
   readonly words: Int32Array;
   /** Payload from the guest on its way to sendmsg. */
   readonly out: IovecArray;
