@@ -18,6 +18,8 @@ const sys = rare({
 
 /** May configure networks: this is what TCP_REPAIR asks for. */
 export const CAP_NET_ADMIN = 12;
+/** May take capabilities out of its bounding set. */
+const CAP_SETPCAP = 8;
 
 /** _LINUX_CAPABILITY_VERSION_3: 64 bits in two structures. */
 const VERSION_3 = 0x2008_0522;
@@ -83,16 +85,22 @@ export function keepOnly(capability: number): void {
 /**
  * The calling thread cannot gain a capability by executing a file, whoever it becomes: to
  * be called while the process still is root. Other threads keep their bounding sets, which
- * give nothing to who can gain no privileges and may execute nothing.
+ * give nothing to who can gain no privileges and may execute nothing. Without CAP_SETPCAP,
+ * nothing is done.
+ *
+ * @throws {SyscallError} if the kernel refuses what it has to allow
  */
-export function boundToNothing(): void {
+export function boundToNothing({ effective }: OwnCapabilities): void {
+  const may = (effective >> BigInt(CAP_SETPCAP) & 1n) === 1n;
   for (let capability = 0; capability <= MAX_CAPABILITY; capability++) {
     const known = rawCall(Call.prctl, PR_CAPBSET_READ, capability);
-    if (known < 0) return;
+    if (known === -Errno.EINVAL) return; // There are no more of them.
+    if (known < 0) throw new SyscallError("prctl(PR_CAPBSET_READ)", -known);
     if (known === 0) continue;
     const result = rawCall(Call.prctl, PR_CAPBSET_DROP, capability);
-    if (result === -Errno.EPERM) return; // Without CAP_SETPCAP nobody asks.
-    if (result < 0) throw new SyscallError("prctl(PR_CAPBSET_DROP)", -result);
+    if (result === 0) continue;
+    if (result === -Errno.EPERM && !may) return;
+    throw new SyscallError("prctl(PR_CAPBSET_DROP)", -result);
   }
 }
 
@@ -127,6 +135,7 @@ export function dropCapabilities(kept?: number): void {
 
 /** Sets of the calling thread, as bits. */
 export interface OwnCapabilities {
+  readonly effective: bigint;
   readonly permitted: bigint;
   readonly inheritable: bigint;
 }
@@ -144,7 +153,7 @@ export function ownCapabilities(): OwnCapabilities {
   const set = (at: number) =>
     BigInt(arena.view.getUint32(HEADER_SIZE + at, true)) +
     (BigInt(arena.view.getUint32(HEADER_SIZE + 12 + at, true)) << 32n);
-  return { permitted: set(4), inheritable: set(8) };
+  return { effective: set(0), permitted: set(4), inheritable: set(8) };
 }
 
 /** What /proc tells about the rights of one thread. */

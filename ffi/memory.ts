@@ -11,6 +11,8 @@ const sys = rare({
   },
   /** int memfd_create(const char *name, unsigned int flags) */
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  /** int close(int fd) */
+  close: { parameters: ["i32"], result: "i32" },
   /** int ftruncate(int fd, off_t length) */
   ftruncate: { parameters: ["i32", "i64"], result: "i32" },
   /** int fstat(int fd, struct stat *statbuf) */
@@ -151,7 +153,12 @@ export function memfdCreate(name: string, size: number): number {
     sys.memfd_create(text, MFD_CLOEXEC | MFD_ALLOW_SEALING),
     "memfd_create",
   );
-  truncate(fd, size);
+  try {
+    truncate(fd, size);
+  } catch (error) {
+    sys.close(fd);
+    throw error;
+  }
   return fd;
 }
 

@@ -124,10 +124,20 @@ export function openNull(): number {
   return checked(sys.open(encoder.encode("/dev/null\0"), O_RDWR_CLOEXEC), "open()");
 }
 
-/** Makes these descriptors refer to what `target` does, which is closed. */
-export function replaceBy(target: number, fds: readonly number[]): void {
-  for (const fd of fds) checked(sys.dup2(target, fd), `dup2(${fd})`);
+/**
+ * Makes these descriptors refer to what `target` does, which is closed.
+ *
+ * @returns 0, or the error number of the last that stays what it was
+ */
+export function replaceBy(target: number, fds: readonly number[]): number {
+  let error = 0;
+  for (const fd of fds) {
+    let result = sys.dup2(target, fd);
+    while (result === -1 && errno() === Errno.EINTR) result = sys.dup2(target, fd);
+    if (result === -1) error = errno();
+  }
   if (!fds.includes(target)) sys.close(target);
+  return error;
 }
 
 /** Whether a program that is executed would have this descriptor, too. */

@@ -6,6 +6,7 @@
  *
  * The child's standard output is the channel: one byte means ready.
  */
+import { errnoName } from "../../ffi/errno.ts";
 import { StartError } from "../errors.ts";
 import { prepareToDetach } from "../host/descriptors.ts";
 import { log } from "../log.ts";
@@ -63,6 +64,8 @@ export function prepareToReport(streams: readonly number[]): () => void {
       throw new StartError("the start was interrupted");
     }
     log.leaveTerminal();
-    detach();
+    const error = detach();
+    if (error === 0) return;
+    log.warn(`the terminal, or who waits for its end, stays (${errnoName(error)})`);
   };
 }

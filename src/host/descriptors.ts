@@ -87,10 +87,10 @@ const STREAM = /^(?:pipe:|\/dev\/)/;
  * Call it when all threads are there: each has made copies of its own.
  *
  * @param streams as {@link standardStreams} found them
- * @returns what points these descriptors to nowhere, so that nobody waits for their end;
- *   it works when no file can be opened any more
+ * @returns what points these descriptors to nowhere, so that nobody waits for their end,
+ *   and gives 0 or an error number; it works when no file can be opened any more
  */
-export function prepareToDetach(streams: readonly number[]): () => void {
+export function prepareToDetach(streams: readonly number[]): () => number {
   const targets = streams.map(target).filter((name) => name?.match(STREAM));
   const copies = open().filter((fd) =>
     fd > 2 && !streams.includes(fd) && targets.includes(target(fd))

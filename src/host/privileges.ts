@@ -87,7 +87,7 @@ export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): bo
   try {
     const before = ownCapabilities();
     const taken = changes && effectiveUser() === 0 && runAs.uid !== 0;
-    boundToNothing();
+    boundToNothing(before);
     if (changes) {
       if (repairs) keepCapabilitiesOfUser();
       becomeUser(runAs.uid, runAs.gid);

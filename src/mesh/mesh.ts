@@ -29,6 +29,8 @@ export class Mesh {
   readonly #outbox: readonly MessageRing[];
   readonly #flags: Int32Array;
   readonly #wakeFds: readonly number[];
+  /** A thread could not be woken: it is to be tried again. */
+  #owing = false;
   readonly #sent: Uint8Array;
 
   /** @param self number of this thread, 0 for the main one */
@@ -76,9 +78,11 @@ export class Mesh {
       this.#sent[thread] = 0;
       const flag = thread * FLAG_STRIDE;
       if (Atomics.load(this.#flags, flag) !== ASLEEP) continue;
-      if (Atomics.exchange(this.#flags, flag, AWAKE) === ASLEEP) {
-        eventfdWrite(this.#wakeFds[thread]);
-      }
+      if (Atomics.exchange(this.#flags, flag, AWAKE) !== ASLEEP) continue;
+      if (eventfdWrite(this.#wakeFds[thread])) continue;
+      Atomics.compareExchange(this.#flags, flag, AWAKE, ASLEEP);
+      this.#sent[thread] = 1;
+      this.#owing = true;
     }
   }
 
@@ -90,9 +94,14 @@ export class Mesh {
   /**
    * Says that this thread is about to wait for events.
    *
-   * @returns false if it must not: there is a message already
+   * @returns false if it must not: there is a message already, or one that its receiver
+   *   could not be told of
    */
   sleep(): boolean {
+    if (this.#owing) {
+      this.#owing = false;
+      return false;
+    }
     Atomics.store(this.#flags, this.self * FLAG_STRIDE, ASLEEP);
     // Who sends looks at the flag after it has sent, this thread the other way round.
     if (!this.waiting) return true;

@@ -68,6 +68,11 @@ function openFlow(
   const { table, epoll } = path;
   const flow = table.allocate(FlowKind.tcp);
   if (flow < 0) return false;
+  const data = eventData(EventKind.tcp, flow);
+  if (!epoll.tryAdd(fd, TCP_EVENTS, data, table.generation(flow))) {
+    table.release(flow);
+    return false;
+  }
   const { words, bytes } = table;
   const at = flow * FLOW_WORDS;
   for (const word of [FlowWord.guestOur, FlowWord.guestEndpoint, FlowWord.hostEndpoint]) {
@@ -79,6 +84,5 @@ function openFlow(
   words[at + FlowWord.fd] = fd;
   words[at + TcpWord.mss] = 1460;
   table.insert(flow, Side.guest);
-  epoll.add(fd, TCP_EVENTS, eventData(EventKind.tcp, flow), table.generation(flow));
   return true;
 }

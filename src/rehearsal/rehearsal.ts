@@ -34,13 +34,15 @@ export class Rehearsal {
   readonly #config: Config;
   #service: GuestService | undefined;
   /** Rounds to go without connections, and with them, which takes a repair switch. */
-  #bare = ROUNDS;
-  #full = ROUNDS;
+  #bare: number;
+  #full: number;
   #took = 0;
   /** Why it was given up, "" if it was not. */
   problem = "";
 
-  constructor(config: Config) {
+  /** @param rounds of each kind */
+  constructor(config: Config, private readonly rounds: number = ROUNDS) {
+    this.#bare = this.#full = rounds;
     const { ip6 } = config;
     // The connections are of IPv4, whether or not a guest has that here.
     const ip4 = config.ip4 ?? (ip6 && { ...ip6, address: NONE, prefixLength: 0 });
@@ -82,7 +84,7 @@ export class Rehearsal {
     if (this.problem !== "") return;
     log.debug(
       `a move of ${connections} connections was rehearsed: ${this.#took.toFixed(1)} ms ` +
-        `in all, ${took.toFixed(1)} ms for the last of ${ROUNDS}`,
+        `in all, ${took.toFixed(1)} ms for the last of ${this.rounds}`,
     );
   }
 

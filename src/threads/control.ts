@@ -61,7 +61,7 @@ export class Control {
   /**
    * The main thread's side.
    *
-   * @param wake ends the other thread's sleep
+   * @param wake ends the other thread's sleep; called again while there is no answer
    * @param meanwhile is called again and again until the answer is there
    * @throws {Error} if there is no answer: the other thread hangs or has ended
    */
@@ -71,7 +71,7 @@ export class Control {
     const end = performance.now() + PATIENCE_MS;
     while (Atomics.load(this.#words, STATE) !== ANSWERED) {
       meanwhile();
-      Atomics.wait(this.#words, STATE, ASKED, LOOK_MS);
+      if (Atomics.wait(this.#words, STATE, ASKED, LOOK_MS) === "timed-out") wake();
       if (performance.now() > end) {
         throw new Error(`a thread of the data path does not answer to ${command.ask}`);
       }

@@ -5,6 +5,7 @@
 import { monotonicMs } from "../../ffi/clock.ts";
 import { SyscallError } from "../../ffi/errno.ts";
 import type { Config } from "../config.ts";
+import { StartError } from "../errors.ts";
 import { MessageKind } from "../flow/others.ts";
 import type { DataPath } from "../flow/datapath.ts";
 import { summarize } from "../flow/summary.ts";
@@ -65,19 +66,22 @@ export class ThreadPool {
       worker.onerror = (event) => {
         event.preventDefault();
         this.failure = new Error(`thread of queue pair ${self}: ${event.message}`);
-        this.#fail(this.failure);
+        this.#fail(refused(event.message));
       };
     }
     await this.#all("loaded");
   }
 
-  /** Waits until each thread has said something. */
+  /** Waits until each thread has said something. @throws {StartError} if one cannot */
   #all(said: Said): Promise<unknown> {
     const { promise, reject } = Promise.withResolvers<never>();
     this.#fail = reject;
     const answers = this.#workers.map((worker) =>
       new Promise<void>((resolve) => {
-        worker.onmessage = ({ data }) => data === said && resolve();
+        worker.onmessage = ({ data }: MessageEvent<Said>) => {
+          if (data === said) resolve();
+          else if (typeof data === "object") reject(refused(data.lacks));
+        };
       })
     );
     return Promise.race([promise, Promise.all(answers)]);
@@ -188,6 +192,10 @@ export class ThreadPool {
     this.#running = false;
     for (const worker of this.#workers) worker.terminate();
   }
+}
+
+function refused(reason: string): StartError {
+  return new StartError(`cannot start a thread for --queues: ${reason}`);
 }
 
 /** A ring without what the session keeps for itself. */

@@ -2,8 +2,8 @@
 import type { Config } from "../config.ts";
 import type { SharedParts } from "../mesh/shared.ts";
 
-/** What a thread says: its code is there; it runs. */
-export type Said = "loaded" | "ready";
+/** What a thread says: its code is there; it runs; or why it cannot. */
+export type Said = "loaded" | "ready" | { readonly lacks: string };
 
 /** What a thread gets when it starts. */
 export interface Start {

@@ -145,9 +145,21 @@ class Worker {
 
 const toMain = globalThis as unknown as { postMessage(said: Said): void };
 
+/** Undefined if the host lacks memory or descriptors, which the main thread is told. */
+function begin(start: Start): Worker | undefined {
+  try {
+    forbidNewPrivileges(); // as the main thread did: it is each thread's own
+    return new Worker(start);
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error;
+    toMain.postMessage({ lacks: error.message });
+    return undefined;
+  }
+}
+
 addEventListener("message", (event) => {
-  forbidNewPrivileges(); // as the main thread did: it is each thread's own
-  const worker = new Worker((event as MessageEvent<Start>).data);
+  const worker = begin((event as MessageEvent<Start>).data);
+  if (worker === undefined) return;
   toMain.postMessage("ready");
   worker.run();
   close();

@@ -57,11 +57,15 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   epoll_wait: [EINTR],
   eventfd: DESCRIPTORS,
   dup2: [EMFILE, EINTR],
+  execv: [ENOMEM, EACCES],
   fchmod: [EPERM, EIO],
   fchownat: [EPERM, EIO],
   fcntl: [EPERM, EINVAL],
   fstat: [ENOMEM, EIO],
   ftruncate: [EINTR, EIO, EINVAL],
+  getgrnam: [ENOMEM, EMFILE],
+  getpwnam: [ENOMEM, EMFILE],
+  getpwuid: [ENOMEM, EMFILE],
   getsockname: [ENOBUFS],
   getsockopt: [ENOPROTOOPT, ENOBUFS],
   inotify_add_watch: [ENOSPC, ENOMEM, EACCES],
@@ -85,12 +89,13 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   setgroups: [EPERM, ENOMEM],
   setresgid: [EPERM, EAGAIN],
   setresuid: [EPERM, EAGAIN],
+  getrlimit: [EPERM],
   setrlimit: [EPERM],
   setsockopt: [ENOPROTOOPT, ENOMEM, ENOBUFS, EPERM, EINVAL],
   shutdown: [ENOTCONN],
   socket: [EMFILE, ENFILE, ENOBUFS, ENOMEM, EACCES],
   socketpair: [EMFILE, ENFILE],
-  syscall: [EPERM, ENOSYS],
+  syscall: [EPERM, ENOSYS, ENOMEM],
   timerfd_create: DESCRIPTORS,
   timerfd_settime: [EINVAL],
   write: [SHORT, EAGAIN, EINTR, EIO, ENOSPC, EPIPE],
@@ -101,13 +106,8 @@ export const UNFAILING = [
   "__errno_location",
   "clock_gettime",
   "dup",
-  "execv",
   "geteuid",
-  "getgrnam",
   "getpagesize",
-  "getpwnam",
-  "getpwuid",
-  "getrlimit",
   "if_nametoindex",
   "munmap",
   "openlog",
@@ -116,6 +116,11 @@ export const UNFAILING = [
   "tzset",
   "writev",
 ];
+
+/** How a call may fail, by its name; a number or option may follow that. */
+export function faultsOf(name: string): readonly Fault[] {
+  return FAULTS[name.split(" ")[0]] ?? [];
+}
 
 /** "short" or the name of an error. */
 export function faultName(fault: Fault): string {

@@ -6,12 +6,15 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { RULES } from "../ffi_check/prototypes.ts";
 import { Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
+import type { Way } from "./starts.ts";
 
 const injector = Injector.install();
 const { Errno } = await import("../../ffi/errno.ts");
-const { FAULTS, faultName, UNFAILING } = await import("./errors.ts");
-const { live, liveWithHelper } = await import("./lives.ts");
+const { FAULTS, faultName, faultsOf, UNFAILING } = await import("./errors.ts");
+const { live, live6, liveRehearsing, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
+const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
+const { effectiveUser } = await import("../../ffi/process.ts");
 const { log } = await import("../../src/log.ts");
 
 log.configure({ level: "error", size: 0 });
@@ -22,7 +25,7 @@ const SHARE = 3;
 
 for (let i = 0; i < sites.length; i += SHARE) {
   const site = sites[i];
-  const faults = FAULTS[site.name];
+  const faults = faultsOf(site.name);
   const fault = faults[i % faults.length];
   Deno.test(`${site.site.replaceAll(/:\d+$/g, "")}: ${faultName(fault)}`, () => {
     const result = once(injector, live, site, fault, 1);
@@ -84,27 +87,82 @@ Deno.test("found: a repair helper that cannot be watched is sent away", () => {
   assertEquals(result, { "repair helper": "closed" });
 });
 
-const START = ["run", "--quiet", "--allow-all", "--no-check"];
-const OPTIONS = ["-f", "-s", "/nowhere/socket", "-a", "192.0.2.5/24", "-g", "192.0.2.1"];
-const AT_START = [
-  ["socket", Errno.EMFILE],
-  ["recv", Errno.ENOMEM],
-  ["epoll_create1", Errno.ENFILE],
-] as const;
+Deno.test("found: a rehearsal that fails leaves nothing open", () => {
+  const calls = [...survey(injector, liveRehearsing).values()];
+  const own = effectiveUser() === 0 ? /^epoll_ctl .*rehearsal/ : /^ftruncate .*rehearsal/;
+  for (const pattern of [/^ftruncate .*rehearsal/, own]) {
+    const site = calls.find(({ site }) => pattern.test(site));
+    assert(site !== undefined, "no such call");
+    const fault = site.name === "ftruncate" ? Errno.EIO : Errno.ENOMEM;
+    assertEquals(once(injector, liveRehearsing, site, fault, 1) as unknown, {});
+  }
+});
 
-for (const [name, fault] of AT_START) {
-  Deno.test(`found: a start is refused in one line: ${name}, ${faultName(fault)}`, async () => {
-    const main = new URL("./start_main.ts", import.meta.url).pathname;
-    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: [...START, main, ...OPTIONS],
-      env: { VUELO_FAULT: `${name} ${fault}`, NO_COLOR: "1" },
-      stdin: "null",
-    }).output();
-    const said = new TextDecoder().decode(stderr);
-    assertEquals(code, 1, said);
-    assertMatch(said, new RegExp(`^vuelo: [^\\n]*${faultName(fault)}[^\\n]*\\n$`));
-  });
-}
+const known = new Set(sites.map(({ site }) => site));
+const sites6 = [...survey(injector, live6).values()].filter(({ site }) =>
+  !known.has(site)
+);
+
+Deno.test("calls that only a guest with IPv6 and packed rings leads to", () => {
+  assert(sites6.length > 0);
+  for (let i = 0; i < sites6.length; i += SHARE) {
+    const faults = faultsOf(sites6[i].name);
+    const result = once(injector, live6, sites6[i], faults[i % faults.length], 1);
+    if (isFinding(result)) throw new Error(`${result.what}: ${result.error}`);
+  }
+});
+
+const [DEFAULT, STRICT, QUEUES, BACKGROUND] = WAYS;
+/** Starts in which a call fails, what is said then, and whether it serves. */
+const STARTS: readonly (readonly [Way, RegExp, number, RegExp, boolean])[] = [
+  [DEFAULT, /^socket .*routes/, Errno.EMFILE, /EMFILE/, false],
+  [DEFAULT, /^recv .*routes/, Errno.ENOMEM, /ENOMEM/, false],
+  [DEFAULT, /^epoll_create1 .*guest_service/, Errno.ENFILE, /ENFILE/, false],
+  [DEFAULT, /^syscall \d+ 38 .*dropCapabilities/, Errno.EPERM, /EPERM/, false],
+  [DEFAULT, /^syscall \d+ by installFilter/, Errno.ENOMEM, /lacking: .*no seccomp/, true],
+  [STRICT, /^syscall \d+ by installFilter/, Errno.ENOMEM, /strict: .*no seccomp/, false],
+  [DEFAULT, /^syscall \d+ 4 by forbidDumps/, Errno.EPERM, /lacking: .*dumped/, true],
+  [STRICT, /^syscall \d+ 4 by forbidDumps/, Errno.EPERM, /strict: .*dumped/, false],
+  [QUEUES, /^prctl 38 .*worker/, Errno.EPERM, /a thread for --queues: .*EPERM/, false],
+  [QUEUES, /^epoll_create1 .*worker/, Errno.EMFILE, /for --queues: .*EMFILE/, false],
+  [QUEUES, /^write .*mesh\/mesh/, Errno.EINTR, /Sandbox/, true],
+  [BACKGROUND, /^dup2 /, Errno.EINTR, /Sandbox/, true],
+  [BACKGROUND, /^dup2 /, Errno.EMFILE, /waits for its end, stays/, true],
+];
+/** As these, where root becomes another user. */
+const OF_ROOT: typeof STARTS = [
+  [DEFAULT, /^setresuid /, Errno.EAGAIN, /setresuid.*EAGAIN/, false],
+  [DEFAULT, /^setgroups /, Errno.EPERM, /setgroups.*EPERM/, false],
+  [
+    DEFAULT,
+    /^syscall \d+ 24 by boundToNothing/,
+    Errno.EPERM,
+    /CAPBSET_DROP.*EPERM/,
+    false,
+  ],
+];
+
+Deno.test("found: starts in which a call fails", async () => {
+  const ways = [DEFAULT, QUEUES, BACKGROUND];
+  const surveys = await Promise.all(ways.map((way) => surveyStart(way)));
+  const todo = effectiveUser() === 0 ? [...STARTS, ...OF_ROOT] : [...STARTS];
+  const work = async () => {
+    for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+      const [way, pattern, fault, says, serves] = next;
+      // With strict the calls are those of default.
+      const { sites } = surveys[Math.max(0, ways.indexOf(way))];
+      const site = sites.find(({ site }) => pattern.test(site));
+      assert(site !== undefined, `no such call: ${pattern.source}`);
+      const failing = { ...site, nth: 1, fault };
+      const started = await start(way, failing);
+      const what = `${way.name}: ${pattern.source}: ${started.said}`;
+      assertEquals(judge(way, failing, started), "", what);
+      assertEquals(started.report !== undefined, serves, what);
+      assertMatch(started.said, says);
+    }
+  };
+  await Promise.all([work(), work(), work()]);
+});
 
 Deno.test("lives in which calls fail at random", () => {
   for (let seed = 1; seed <= 12; seed++) {

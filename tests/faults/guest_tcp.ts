@@ -111,10 +111,20 @@ export class GuestTcp {
   }
 }
 
-/** The segment in a frame of IPv4, if it is one of TCP. */
+/** The protocol of a frame of IPv4 or IPv6, and what follows the IP header. */
+export function transportOf(
+  frame: Uint8Array,
+): { readonly protocol: number; readonly bytes: Uint8Array } {
+  if (frame[12] === 8 && frame[13] === 0) {
+    return { protocol: frame[23], bytes: frame.subarray(34) };
+  }
+  const six = frame[12] === 0x86 && frame[13] === 0xdd;
+  return { protocol: six ? frame[20] : -1, bytes: frame.subarray(54) };
+}
+
+/** The segment in a frame, if it is one of TCP. */
 export function segmentOf(frame: Uint8Array): Received | undefined {
-  const tcp = frame[12] === 8 && frame[13] === 0 && frame[23] === 6;
-  return tcp ? readSegment(frame) : undefined;
+  return transportOf(frame).protocol === 6 ? readSegment(frame) : undefined;
 }
 
 /** Who has the address `to`? */

@@ -19,6 +19,7 @@ const PRETENDED = ["setgroups", "setresgid", "setresuid", "prctl", "capset", "se
 /** Of what is called by number, this is done: it changes nothing. */
 const BPF = Deno.build.arch === "x86_64" ? 321n : 280n;
 const TGKILL = Deno.build.arch === "x86_64" ? 234n : 131n;
+const PRCTL = Deno.build.arch === "x86_64" ? 157n : 167n;
 const ESRCH = 3;
 const MSG_PEEK = 2;
 const SOL_SOCKET = 1;
@@ -45,12 +46,17 @@ export class Injector {
   /** Calls come from vuelo, not from the test. */
   armed = false;
   decide: Decide = () => undefined;
+  /** Takes the places of the source that led to each call, while it is set. */
+  reached: ((places: readonly string[]) => void) | undefined;
   #errno: Int32Array | undefined;
   readonly #watches = new Map<number, Watch>();
 
+  /** @param real nothing is pretended: the process is there for nothing else */
+  private constructor(private readonly real: boolean) {}
+
   /** Takes its place; before any module of ffi is loaded. */
-  static install(): Injector {
-    const injector = new Injector();
+  static install({ real = false } = {}): Injector {
+    const injector = new Injector(real);
     let own = true;
     interpose((name, call) => own ? call : injector.#wrap(name, call));
     injector.#own = libc({
@@ -82,18 +88,19 @@ export class Injector {
   #wrap(name: string, call: Call): Call {
     if (name === "__errno_location") return this.#location(call);
     return (...args) => {
-      if (name === "epoll_wait") args[3] = Math.min(args[3] as number, 1);
+      if (this.armed) this.reached?.(places());
+      if (name === "epoll_wait" && !this.real) args[3] = Math.min(args[3] as number, 1);
       // To stop watching takes the kernel nothing that it may lack.
       const sure = name === "epoll_ctl" && args[1] === EPOLL_CTL_DEL;
       const fault = this.armed && !sure
-        ? this.decide(name, () => siteOf(name))
+        ? this.decide(exactly(name, args), () => siteOf(exactly(name, args)))
         : undefined;
       if (fault === SHORT) {
         const short = this.#short(name, call, args);
         if (short !== undefined) return short;
       } else if (fault !== undefined) return this.#fail(name, call, args, fault);
-      if (PRETENDED.includes(name)) return 0;
-      if (name === "syscall" && args[0] !== BPF) return this.#pretend(args);
+      if (PRETENDED.includes(name) && !this.real) return 0;
+      if (name === "syscall" && !this.real && args[0] !== BPF) return this.#pretend(args);
       if (name === "epoll_ctl") this.#remember(args);
       return call(...args);
     };
@@ -120,6 +127,7 @@ export class Injector {
     if (fault === EAGAIN) this.#showAgain(args[0] as number);
     if (this.#errno !== undefined) this.#errno[0] = fault;
     if (name === "mmap") return Deno.UnsafePointer.create(MAP_FAILED);
+    if (name.startsWith("getpw") || name.startsWith("getgr")) return null;
     return -1;
   }
 
@@ -186,24 +194,60 @@ export class Injector {
   }
 }
 
+/** What is called by number is known by that, and by the first argument of prctl(). */
+function exactly(name: string, args: readonly unknown[]): string {
+  if (name === "prctl") return `prctl ${args[0]}`;
+  if (name !== "syscall") return name;
+  return args[0] === PRCTL ? `syscall ${args[0]} ${args[1]}` : `syscall ${args[0]}`;
+}
+
 function view(pointer: Pointer, length: number): ArrayBuffer {
   return Deno.UnsafePointerView.getArrayBuffer(pointer, length);
 }
 
 const FRAME =
-  /at (?:new )?(?:Object\.)?([\w.#<>]*) ?\(?file:\/\/.*?\/((?:ffi|src|tests)\/[\w/]+\.ts):(\d+)/;
+  /at (?:new )?(?:Object\.)?([\w.#<>]*) ?\(?file:\/\/.*?\/((?:(?:ffi|src|tests)\/[\w/]+|main)\.ts):(\d+)/;
 
-/** The function of libc, that of ffi which called it, and who called that. */
-function siteOf(name: string): string {
+/** A frame of vuelo's: its function, file and line. */
+type Frame = readonly [by: string, file: string, line: string];
+
+/** Frames by the text of a stack: reading it takes longer than anything else here. */
+const known = new Map<string, Frame[]>();
+
+/** From libc up to what called `ffi`. */
+function frames(): Frame[] {
   const limit = Error.stackTraceLimit;
   Error.stackTraceLimit = 24;
-  const lines = (new Error().stack ?? "").split("\n");
+  const stack = new Error().stack ?? "";
   Error.stackTraceLimit = limit;
-  let via = "";
+  const before = known.get(stack);
+  if (before !== undefined) return before;
+  const found = framesOf(stack);
+  known.set(stack, found);
+  return found;
+}
+
+function framesOf(stack: string): Frame[] {
+  const lines = stack.split("\n");
+  const found: Frame[] = [];
   for (const line of lines) {
     const [, by, file, number] = FRAME.exec(line) ?? [];
     if (file === undefined || file.startsWith("tests/faults/")) continue;
     if (file === "ffi/libc.ts") continue;
+    found.push([by, file, number]);
+    if (!file.startsWith("ffi/")) break;
+  }
+  return found;
+}
+
+function places(): string[] {
+  return frames().map(([, file, line]) => `${file}:${line}`);
+}
+
+/** The function of libc, that of ffi which called it, and who called that. */
+function siteOf(name: string): string {
+  let via = "";
+  for (const [by, file, number] of frames()) {
     if (!file.startsWith("ffi/")) return `${name} ${via}at ${file}:${number}`;
     via = `by ${by === "" ? file : by} `;
   }

@@ -1,8 +1,9 @@
 /** Whole lives of a guest, which end as they began. */
 import type { Config } from "../../src/config.ts";
+import { Rehearsal } from "../../src/rehearsal/rehearsal.ts";
 import type { Injector } from "./injector.ts";
 import { Life, outcomeOf, type Report } from "./scenario.ts";
-import { FaultWorld } from "./world.ts";
+import { FaultWorld, type Ways } from "./world.ts";
 
 /** Lives through all steps; what failed on the way. @throws {Error} a finding */
 export function live(injector: Injector, after: () => void): Report {
@@ -20,26 +21,63 @@ export function live(injector: Injector, after: () => void): Report {
   });
 }
 
+/** The life of a guest that talks IPv6, with packed rings. */
+export function live6(injector: Injector, after: () => void): Report {
+  return within(injector, after, { six: true, packed: true }, (life) => {
+    life.connect();
+    life.udp();
+    life.unreachable();
+    life.ping();
+    life.forwardedUdp();
+    life.tcp();
+    life.forwardedTcp();
+    life.reset();
+    life.move();
+  });
+}
+
+/** A guest moves as those of passt do. */
+export function livePasst(injector: Injector, after: () => void): Report {
+  const changes: Partial<Config> = { migrateFormat: "passt" };
+  return within(injector, after, { changes }, (life) => {
+    life.connect();
+    life.udp();
+    life.move();
+  });
+}
+
+/** The short life of a vuelo that rehearses a move while there is nothing to do. */
+export function liveRehearsing(injector: Injector, after: () => void): Report {
+  const rehearsal = (config: Config) => new Rehearsal(config, 1);
+  return within(injector, after, { rehearsal }, (life) => {
+    life.connect();
+    life.rehearse();
+    life.udp();
+  });
+}
+
 /** The short life of a vuelo that has a repair helper. */
 export function liveWithHelper(injector: Injector, after: () => void): Report {
   const repairPath = Deno.makeTempFileSync({ prefix: "vuelo-faults-" });
   Deno.removeSync(repairPath);
-  return within(injector, after, { repairPath }, (life) => {
+  return within(injector, after, { changes: { repairPath } }, (life) => {
     life.connect();
     life.helper(repairPath);
     life.udp();
   });
 }
 
+export const LIVES = [live, live6, livePasst, liveRehearsing, liveWithHelper] as const;
+
 function within(
   injector: Injector,
   after: () => void,
-  changes: Partial<Config>,
+  ways: Ways,
   body: (life: Life) => void,
 ): Report {
   let world: FaultWorld;
   try {
-    world = new FaultWorld(injector, changes);
+    world = new FaultWorld(injector, ways);
   } catch (error) {
     return { start: outcomeOf(error) };
   }

@@ -5,11 +5,15 @@
  */
 import { parseArgs } from "@std/cli";
 import { Injector } from "./injector.ts";
+import type { Failing } from "./order.ts";
+import type { Way } from "./starts.ts";
 
 const injector = Injector.install();
-const { FAULTS, faultName } = await import("./errors.ts");
-const { live, liveWithHelper } = await import("./lives.ts");
+const { faultName, faultsOf } = await import("./errors.ts");
+const { LIVES } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
+const { failingOf, judge, start, surveyStart, WAYS } = await import("./starts.ts");
+const { callSites } = await import("./call_sites.ts");
 const { log } = await import("../../src/log.ts");
 
 const SEEDS = 500;
@@ -32,11 +36,13 @@ function tell(result: Awaited<ReturnType<typeof once>>, what: string): void {
 log.configure({ level: "error", size: 0 });
 const known = new Set<string>();
 let lives = 0;
-for (const living of [live, liveWithHelper]) {
+const places = new Set<string>();
+injector.reached = (reached) => reached.forEach((place) => places.add(place));
+for (const living of LIVES) {
   for (const site of survey(injector, living).values()) {
     if (known.has(site.site) || !site.site.includes(words)) continue;
     known.add(site.site);
-    for (const fault of FAULTS[site.name]) {
+    for (const fault of faultsOf(site.name)) {
       for (const nth of new Set([1, site.calls])) {
         const what = `${site.site}: ${faultName(fault)}, call ${nth}`;
         tell(once(injector, living, site, fault, nth), what);
@@ -46,8 +52,45 @@ for (const living of [live, liveWithHelper]) {
   }
 }
 console.log(`${known.size} call sites: ${lives} lives with one fault`);
-for (let seed = 1; seed <= seeds; seed++) {
-  tell(storm(injector, live, seed, PROBABILITY), `seed ${seed}`);
+
+/** Starts of processes, several at a time. */
+const AT_ONCE = 3;
+const tried = new Set<string>();
+let starts = 0;
+
+async function startWith(way: Way, failing: Failing): Promise<void> {
+  const { thread, site, fault, nth } = failing;
+  const what = `${way.name}: thread ${thread}: ${site}: ${faultName(fault)}, call ${nth}`;
+  starts++;
+  try {
+    const started = await start(way, failing);
+    const error = judge(way, failing, started);
+    if (error !== "") tell({ what, error }, what);
+    else tell(started.report === undefined ? { start: "start refused" } : {}, what);
+  } catch (error) {
+    tell({ what, error: String(error) }, what);
+  }
 }
+
+for (const way of WAYS) {
+  const surveyed = await surveyStart(way);
+  surveyed.places.forEach((place) => places.add(place));
+  const todo = failingOf(way, surveyed.sites, tried)
+    .filter(({ site }) => site.includes(words));
+  const work = async () => {
+    for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+      await startWith(way, next);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+console.log(`${tried.size} call sites: ${starts} starts with one fault`);
+for (let seed = 1; seed <= seeds; seed++) {
+  tell(storm(injector, LIVES[seed % LIVES.length], seed, PROBABILITY), `seed ${seed}`);
+}
+const missed = callSites((name) => faultsOf(name).length > 0)
+  .filter(({ at }) => !places.has(at));
+for (const { at, calls } of missed) console.log(`not reached: ${at} ${calls}`);
+console.log(`${missed.length} call sites in the source are not reached`);
 console.log(`${seeds} lives with faults at random; ${findings} findings in all`);
 Deno.exit(findings > 0 ? 1 : 0);

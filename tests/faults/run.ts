@@ -1,5 +1,5 @@
 /** Runs lives with faults, one at a time or many at random, and holds them to what is stated. */
-import { faultName, FAULTS } from "./errors.ts";
+import { faultName, faultsOf } from "./errors.ts";
 import type { Fault, Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
 import { unstated } from "./stated.ts";
@@ -28,7 +28,7 @@ function descriptors(): number {
 export function survey(injector: Injector, live: Live): Map<string, Site> {
   const sites = new Map<string, Site>();
   injector.decide = (name, at) => {
-    if (!(name in FAULTS)) return undefined;
+    if (faultsOf(name).length === 0) return undefined;
     const site = at();
     const known = sites.get(site);
     if (known === undefined) sites.set(site, { name, site, calls: 1 });
@@ -83,8 +83,8 @@ export function storm(
   const from = seed % 4 === 0 ? 0 : START_CALLS;
   const before = descriptors();
   injector.decide = (name, at) => {
-    const faults = FAULTS[name];
-    if (calls++ < from || faults === undefined) return undefined;
+    const faults = faultsOf(name);
+    if (calls++ < from || faults.length === 0) return undefined;
     if (random() >= probability) return undefined;
     const fault = faults[Math.floor(random() * faults.length)];
     failed.push(`${at()}: ${faultName(fault)}`);

@@ -18,8 +18,8 @@ import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, HostTcp } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
 import { sealed } from "../support/dhcp.ts";
-import { arpRequest, GuestTcp, pattern, segmentOf } from "./guest_tcp.ts";
-import { ENDS, FaultWorld, Gone, LOOPBACK, Refused } from "./world.ts";
+import { arpRequest, GuestTcp, pattern, segmentOf, transportOf } from "./guest_tcp.ts";
+import { FaultWorld, Gone, Refused } from "./world.ts";
 
 /** How a step ended. */
 export type Outcome =
@@ -58,6 +58,12 @@ const DISCOVER = sealed(Uint8Array.fromHex(
     "350101ff",
 ));
 
+/** ICMP says that nobody is there. */
+function isUnreachable(frame: Uint8Array): boolean {
+  const { protocol, bytes } = transportOf(frame);
+  return protocol === 1 && bytes[0] === 3 || protocol === 58 && bytes[0] === 1;
+}
+
 /** A step failed in a stated way. */
 class Failed extends Error {
   constructor(readonly outcome: Outcome) {
@@ -83,7 +89,7 @@ export class Life {
         this.report[name] = outcome;
         if (outcome === "start refused") throw error;
         if (tries === TRIES) throw new Error(`${name}: never succeeds, ${outcome}`);
-        if (this.world.peer?.ended ?? true) this.#reconnect();
+        if (name !== "connect" && (this.world.peer?.ended ?? true)) this.#reconnect();
         between();
       }
     }
@@ -117,7 +123,7 @@ export class Life {
         if (frame[23] === 17 && frame[35] === 67) dhcp = true;
       };
       const ask = () => {
-        if (!arp) world.send(arpRequest(ENDS));
+        if (!arp) world.send(arpRequest(this.world.ends));
         if (!dhcp) world.send(DISCOVER);
       };
       ask();
@@ -127,7 +133,7 @@ export class Life {
 
   udp(): void {
     this.#step("UDP", () => {
-      const host = new HostUdp(LOOPBACK);
+      const host = new HostUdp(this.world.loopback);
       try {
         this.#echo(host);
       } finally {
@@ -141,12 +147,13 @@ export class Life {
     const port = this.#port++;
     const came = new Set<number>();
     world.other = (frame) => {
-      if (frame[23] === 17 && (frame[36] << 8 | frame[37]) === port) came.add(frame[42]);
+      const { protocol, bytes } = transportOf(frame);
+      if (protocol === 17 && (bytes[2] << 8 | bytes[3]) === port) came.add(bytes[8]);
     };
     const ask = () => {
       for (const i of [1, 2, 3]) {
         const bytes = Uint8Array.of(i, ...pattern(100 * i));
-        if (!came.has(i)) world.send(udpPacket(ENDS, port, host.port, bytes));
+        if (!came.has(i)) world.send(udpPacket(this.world.ends, port, host.port, bytes));
       }
     };
     ask();
@@ -162,14 +169,15 @@ export class Life {
   unreachable(): void {
     const { world } = this;
     this.#step("UDP to nobody", () => {
-      const host = new HostUdp(LOOPBACK);
+      const host = new HostUdp(this.world.loopback);
       host.close();
       let told = false;
       world.other = (frame) => {
-        if (frame[23] === 1 && frame[34] === 3) told = true;
+        told ||= isUnreachable(frame);
       };
       // From another port each time: one flow may not be able to hear of errors.
-      const ask = () => world.send(udpPacket(ENDS, this.#port++, host.port, pattern(10)));
+      const ask = () =>
+        world.send(udpPacket(this.world.ends, this.#port++, host.port, pattern(10)));
       ask();
       world.until("an ICMP error", () => told, ask);
     });
@@ -183,9 +191,13 @@ export class Life {
       const id = this.#port++;
       let came = false;
       world.other = (frame) => {
-        if (frame[23] === 1 && frame[34] === 0 && frame[43] === 7) came = true;
+        const { protocol, bytes } = transportOf(frame);
+        const reply = protocol === 1 && bytes[0] === 0 ||
+          protocol === 58 && bytes[0] === 129;
+        if (reply && bytes[9] === 7) came = true;
       };
-      const ask = () => world.send(echoPacket(ENDS, id, 1, Uint8Array.of(9, 7)));
+      const ask = () =>
+        world.send(echoPacket(this.world.ends, id, 1, Uint8Array.of(9, 7)));
       ask();
       world.until("an echo", () => came, ask);
     });
@@ -194,14 +206,17 @@ export class Life {
   forwardedUdp(): void {
     const { world } = this;
     this.#step("UDP forwarded", () => {
-      const host = new HostUdp(LOOPBACK);
+      const host = new HostUdp(this.world.loopback);
       try {
         world.other = (frame) => {
-          if (frame[23] !== 17 || (frame[36] << 8 | frame[37]) !== 8080) return;
-          const port = frame[34] << 8 | frame[35];
-          world.send(udpPacket(ENDS, 8080, port, frame.slice(42)));
+          const { protocol, bytes } = transportOf(frame);
+          if (protocol !== 17 || (bytes[2] << 8 | bytes[3]) !== 8080) return;
+          const port = bytes[0] << 8 | bytes[1];
+          // What comes from the host's loopback is from where the guest finds the host.
+          world.send(udpPacket(this.world.ends, 8080, port, bytes.slice(8)));
         };
-        const ask = () => host.send(pattern(100), LOOPBACK, world.forwardedUdp);
+        const ask = () =>
+          host.send(pattern(100), this.world.loopback, world.forwardedUdp);
         ask();
         world.until("an answer", () => host.receive() !== undefined, ask);
       } finally {
@@ -212,7 +227,7 @@ export class Life {
 
   tcp(): void {
     this.#step("TCP", () => {
-      const listener = new HostListener();
+      const listener = new HostListener(this.world.loopback);
       try {
         const flow = this.#connectTcp(listener.port);
         let host: HostTcp | undefined;
@@ -228,7 +243,7 @@ export class Life {
   }
 
   #connectTcp(port: number): GuestTcp {
-    const flow = new GuestTcp(this.world.send, ENDS, this.#port++, port);
+    const flow = new GuestTcp(this.world.send, this.world.ends, this.#port++, port);
     this.world.tcp.set(flow.port, flow);
     return flow;
   }
@@ -237,7 +252,7 @@ export class Life {
     const told = this.world.other;
     // An ICMP error tells the guest as well that there is no connection to be had.
     this.world.other = (frame) => {
-      if (frame[23] === 1 && frame[34] === 3 && !flow.established) flow.reset = true;
+      if (isUnreachable(frame) && !flow.established) flow.reset = true;
     };
     this.world.until(what, () => flow.reset || done());
     this.world.other = told;
@@ -290,12 +305,12 @@ export class Life {
   forwardedTcp(): void {
     const { world } = this;
     this.#step("TCP forwarded", () => {
-      const host = HostTcp.connect(LOOPBACK, world.forwardedTcp);
+      const host = HostTcp.connect(this.world.loopback, world.forwardedTcp);
       let flow: GuestTcp | undefined;
       const note = (frame: Uint8Array) => {
         const segment = segmentOf(frame);
         if (segment?.flags !== "S" || segment.toPort !== 8080) return;
-        flow = new GuestTcp(world.send, ENDS, 8080, segment.fromPort, true);
+        flow = new GuestTcp(world.send, this.world.ends, 8080, segment.fromPort, true);
         world.tcp.set(8080, flow);
         flow.take(segment);
       };
@@ -329,6 +344,14 @@ export class Life {
     });
   }
 
+  /** Moves are rehearsed until that is done with, or given up. */
+  rehearse(): void {
+    const { world } = this;
+    this.#step("rehearsal", () => {
+      world.until("the end of the rehearsals", () => !world.rehearses);
+    });
+  }
+
   /** The guest reboots: its driver resets the device, and starts it again. */
   reset(): void {
     const { world } = this;
@@ -342,7 +365,7 @@ export class Life {
   /** The guest leaves with a connection, arrives here again, and goes on. */
   move(): void {
     const { world } = this;
-    let listener = new HostListener();
+    let listener = new HostListener(this.world.loopback);
     let host: HostTcp | undefined;
     let flow: GuestTcp | undefined;
     const talk = () => {
@@ -356,7 +379,7 @@ export class Life {
       host?.close();
       host = undefined;
       listener.close(); // what failed may wait there
-      listener = new HostListener();
+      listener = new HostListener(this.world.loopback);
       flow = this.#connectTcp(listener.port);
       this.#untilTcp("a connection", flow, () => {
         host ??= listener.accept();

@@ -15,6 +15,7 @@ const STATED: Readonly<Record<string, readonly Outcome[]>> = {
   "start": ["start refused"],
   "connect": ["refused", "closed"],
   "repair helper": ["closed"],
+  "rehearsal": [],
   "reset": ["refused", "closed"],
   "TCP": ["reset"],
   "TCP forwarded": ["reset"],

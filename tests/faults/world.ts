@@ -5,11 +5,13 @@
 import { close, eventfdCreate, eventfdWrite } from "../../ffi/event.ts";
 import { Service, starting } from "../../src/app.ts";
 import type { Config } from "../../src/config.ts";
+import type { Rehearsal } from "../../src/rehearsal/rehearsal.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
-import { flowConfig, ip, IP4 } from "../support/flow_config.ts";
+import { flowConfig, ip, IP4, IP6 } from "../support/flow_config.ts";
 import { freePorts } from "../support/free_ports.ts";
 import { asU64, payload, region, state, u64, vringAddress } from "../support/frontend.ts";
 import { GuestRam, type GuestRing, MockDriver } from "../support/mock_driver.ts";
+import type { Addresses } from "../support/guest_packets.ts";
 import { GuestTcp, segmentOf } from "./guest_tcp.ts";
 import type { Injector } from "./injector.ts";
 import { Gone, Peer } from "./peer.ts";
@@ -27,8 +29,20 @@ const PATIENCE = 800;
 /** So often in that time the guest sends again what has had no answer. */
 const AGAIN = 40;
 
-export const ENDS = { from: IP4.address, to: IP4.gateway };
-export const LOOPBACK = ip("127.0.0.1");
+const RING_PACKED = 2 ** 34;
+/** Both places of a packed ring that is new: index 0, wrap counter 1. */
+const NEW_PACKED = 0x8000_8000;
+
+/** How a world differs from the plainest. */
+export interface Ways {
+  /** Of the service's configuration. */
+  readonly changes?: Partial<Config>;
+  /** The guest talks IPv6. */
+  readonly six?: boolean;
+  readonly packed?: boolean;
+  /** What is done while nothing else happens. */
+  readonly rehearsal?: (config: Config) => Pick<Rehearsal, "wants" | "round">;
+}
 
 /** A request of the frontend was answered with an error. */
 export class Refused extends Error {
@@ -44,6 +58,7 @@ performance.now = () => realNow() + ahead;
 
 export class FaultWorld {
   readonly service: Service;
+  readonly #rehearsal: Pick<Rehearsal, "wants" | "round">;
   readonly forwardedTcp: number;
   readonly forwardedUdp: number;
   readonly #folder = Deno.makeTempDirSync({ prefix: "vuelo-faults-" });
@@ -52,14 +67,25 @@ export class FaultWorld {
   readonly #fds: number[] = [];
   #driver: MockDriver;
   #kicks: number[] = [];
+  /** Where rings stopped that are to go on. */
+  #bases: number[] = [];
   peer: Peer | undefined;
   readonly tcp = new Map<number, GuestTcp>();
   /** Frames that are not of these connections. */
   other: (frame: Uint8Array) => void = () => {};
 
-  constructor(readonly injector: Injector, changes: Partial<Config> = {}) {
+  /** The guest's address, and that at which it finds the host. */
+  readonly ends: Addresses;
+  /** The host's own. */
+  readonly loopback: Uint8Array;
+
+  constructor(readonly injector: Injector, private readonly ways: Ways = {}) {
+    const { changes, six = false, rehearsal } = ways;
+    const { address, gateway } = six ? IP6 : IP4;
+    this.ends = { from: address, to: gateway };
+    this.loopback = ip(six ? "::1" : "127.0.0.1");
     [this.forwardedTcp, this.forwardedUdp] = [freePorts(1), freePorts(1)];
-    const rule = { address: LOOPBACK, weak: false };
+    const rule = { address: this.loopback, weak: false };
     const [tcp, udp] = [this.forwardedTcp, this.forwardedUdp];
     const config = flowConfig({
       socketPath: this.#path,
@@ -76,12 +102,17 @@ export class FaultWorld {
     theirs ??= new GuestMemory(2 ** 30);
     const memory = ours;
     this.#ram = new GuestRam(theirs, [RAM]);
-    this.#driver = new MockDriver(this.#ram);
-    const idle = { wants: () => false, round() {} };
+    this.#driver = this.#newDriver();
+    const idle = rehearsal?.(config) ?? { wants: () => false, round() {} };
     const options = { memory, flows: 64, loopback: true };
+    this.#rehearsal = idle;
     this.service = injector.within(() =>
       starting(() => new Service(config, options, idle))
     );
+  }
+
+  #newDriver(): MockDriver {
+    return new MockDriver(this.#ram, true, 256, { packed: this.ways.packed === true });
   }
 
   open(): void {
@@ -122,7 +153,7 @@ export class FaultWorld {
     this.peer = peer;
     this.#kicks = [];
     this.#do(16, u64(PROTOCOL));
-    this.#do(2, u64(FEATURES));
+    this.#do(2, u64(FEATURES + (this.ways.packed === true ? RING_PACKED : 0)));
     const { address, size } = RAM;
     const table = payload(["u64", 1], region(address, size, USER + address, 0));
     this.#do(5, table, [this.#ram.fd]);
@@ -137,7 +168,8 @@ export class FaultWorld {
   renew(): void {
     this.#ram.seek(RAM.address);
     this.#ram.bytes(RAM.address, 0x2_0000).fill(0);
-    this.#driver = new MockDriver(this.#ram);
+    this.#driver = this.#newDriver();
+    this.#bases = [];
     this.#driver.post(100, 2048);
     // Connections of a guest that has rebooted are gone.
     for (const flow of this.tcp.values()) flow.reset = true;
@@ -155,13 +187,19 @@ export class FaultWorld {
     const place = (view: DataView) =>
       USER + RAM.address + view.byteOffset - this.#ram.memory.translate(RAM.address, 1);
     this.#do(8, state(index, ring.size));
-    this.#do(10, state(index, ring.used.getUint16(2, true)));
+    this.#do(10, state(index, this.#base(index, ring)));
     const { descriptors, available, used } = ring;
     this.#do(9, vringAddress(index, place(descriptors), place(used), place(available)));
     this.#do(13, u64(index), [this.#event()]);
     this.#kicks[index] = this.#event();
     this.#do(12, u64(index), [this.#kicks[index]]);
     this.#do(18, state(index, 1));
+  }
+
+  /** Where the device begins: behind what it has used. */
+  #base(index: number, ring: GuestRing): number {
+    if (this.ways.packed !== true) return ring.used.getUint16(2, true);
+    return this.#bases[index] ?? NEW_PACKED;
   }
 
   #event(): number {
@@ -172,7 +210,13 @@ export class FaultWorld {
 
   /** GET_VRING_BASE of both rings. */
   stop(): void {
-    for (const index of [0, 1]) this.peer!.ask(11, new Uint8Array(state(index, 0)));
+    for (const index of [0, 1]) {
+      const { payload } = this.peer!.ask(11, new Uint8Array(state(index, 0)));
+      this.#bases[index] = new DataView(payload.buffer, payload.byteOffset).getUint32(
+        4,
+        true,
+      );
+    }
     this.#kicks = [];
   }
 
@@ -215,6 +259,11 @@ export class FaultWorld {
       if (segment !== undefined && flow !== undefined) flow.take(segment);
       else this.other(frame);
     }
+  }
+
+  /** There is something to rehearse yet. */
+  get rehearses(): boolean {
+    return this.#rehearsal.wants(this.service.guest.move.repair);
   }
 
   /** Flows that the guest has. */

@@ -1,0 +1,259 @@
+/**
+ * Starts of vuelo as a process of its own, in which one call fails: each ends with one
+ * line and status 1, or what serves then is confined as it says.
+ */
+import { effectiveUser } from "../../ffi/process.ts";
+import { faultsOf } from "./errors.ts";
+import { SHORT } from "./injector.ts";
+import { type ProcessReport, reportOn } from "../../src/sandbox/report.ts";
+import { type Failing, ORDER, type Order } from "./order.ts";
+
+/** A call that a start makes. */
+export type StartSite = Omit<Failing, "nth" | "fault"> & { calls: number };
+
+/** A way to start. */
+export interface Way {
+  readonly name: string;
+  readonly args: readonly string[];
+  /** Where the log goes if not to standard error, in the folder of the start. */
+  readonly logFile?: string;
+  readonly background?: boolean;
+  /** Something that is in its way, in the folder. */
+  readonly prepare?: (folder: string) => void;
+}
+
+export interface Started {
+  /** Undefined while it serves. */
+  readonly code: number | undefined;
+  readonly said: string;
+  readonly report: ProcessReport | undefined;
+  /** A call failed that was to. */
+  readonly failed: boolean;
+  /** Once it was told to end. */
+  readonly ended: number | undefined;
+  readonly notes: readonly string[];
+}
+
+const ADDRESSES = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
+const RUN = ["run", "--quiet", "--allow-all", "--no-check"];
+const PATIENCE_MS = 30_000;
+const LOOK_MS = 10;
+
+/** Sockets of a process that has ended stay, and are removed by the next. */
+function leaveSocket(folder: string): void {
+  const listener = Deno.listen({ transport: "unix", path: `${folder}/other` });
+  Deno.linkSync(`${folder}/other`, `${folder}/socket`);
+  listener.close();
+}
+
+export const WAYS: readonly Way[] = [
+  { name: "--sandbox default", args: ["-f"] },
+  { name: "--sandbox strict", args: ["-f", "--sandbox", "strict"] },
+  { name: "--queues 2", args: ["-f", "--queues", "2"] },
+  {
+    name: "in the background",
+    args: ["--log-file", "log", "--pid", "pid", "--pcap", "pcap"],
+    logFile: "log",
+    background: true,
+    prepare: leaveSocket,
+  },
+];
+
+/** Starts vuelo, looks at what has become of it, and ends it. */
+export async function start(way: Way, failing?: Failing): Promise<Started> {
+  const folder = Deno.makeTempDirSync({ prefix: "vuelo-faults-" });
+  try {
+    Deno.chmodSync(folder, 0o755);
+    way.prepare?.(folder);
+    Deno.mkdirSync(`${folder}/notes`);
+    return await startIn(folder, way, failing);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+async function startIn(
+  folder: string,
+  way: Way,
+  failing: Failing | undefined,
+): Promise<Started> {
+  const main = new URL("./child.ts", import.meta.url).pathname;
+  const order: Order = { folder: `${folder}/notes`, failing };
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...RUN, main, ...way.args, "-s", "socket", ...ADDRESSES],
+    cwd: folder,
+    env: { [ORDER]: JSON.stringify(order), NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  const errors = new Lines(child.stderr);
+  let code: number | undefined;
+  child.status.then((status) => code = status.code);
+  const said = () => errors.text + (way.logFile ? read(`${folder}/${way.logFile}`) : "");
+  const up = () => /^.*Sandbox: .*$/m.test(said());
+  const settled = () => way.background === true ? code !== undefined : up();
+  await until(() => settled() || code !== undefined);
+  const pid = way.background !== true ? child.pid : Number(read(`${folder}/pid`));
+  const runs = up() && (way.background === true ? code === 0 : code === undefined);
+  const report = runs ? reportOf(pid) : undefined;
+  let ended: number | undefined;
+  if (report !== undefined) {
+    Deno.kill(pid, "SIGTERM");
+    await until(() => way.background === true ? !isAlive(pid) : code !== undefined);
+    ended = way.background === true ? 0 : code;
+  }
+  await child.status;
+  await errors.end;
+  const notes = [...Deno.readDirSync(`${folder}/notes`)].flatMap(({ name }) =>
+    read(`${folder}/notes/${name}`).split("\n").map((line) => `${name}\t${line}`)
+  );
+  const failed = notes.some((line) => line.endsWith("\tfailed"));
+  return { code: report ? undefined : code, said: said(), report, failed, ended, notes };
+}
+
+/** Undefined if it has ended. */
+function reportOf(pid: number): ProcessReport | undefined {
+  try {
+    return reportOn(pid);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** What comes from a process, as it comes. */
+class Lines {
+  text = "";
+  readonly end: Promise<void>;
+
+  constructor(stream: ReadableStream<Uint8Array>) {
+    this.end = this.#read(stream);
+  }
+  async #read(stream: ReadableStream<Uint8Array>): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const piece of stream) this.text += decoder.decode(piece);
+  }
+}
+
+function read(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return "";
+  }
+}
+
+function isAlive(pid: number): boolean {
+  return !/^State:\s+[ZX]/m.test(read(`/proc/${pid}/status`) || "State: X");
+}
+
+async function until(done: () => boolean): Promise<void> {
+  for (const end = Date.now() + PATIENCE_MS; !done();) {
+    if (Date.now() > end) throw new Error("hang: neither starts nor ends");
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+}
+
+/** All calls of a start, and the places in the source that they come from. */
+export async function surveyStart(
+  way: Way,
+): Promise<{ sites: StartSite[]; places: string[] }> {
+  const started = await start(way);
+  if (started.report === undefined || started.ended !== 0) {
+    throw new Error(`${way.name}, without faults: ${started.said}`);
+  }
+  const sites = new Map<string, StartSite>();
+  const places: string[] = [];
+  for (const line of started.notes) {
+    const [thread, kind, name, site] = line.split("\t");
+    if (kind === "place") places.push(name);
+    if (kind !== "call") continue;
+    const key = `${thread} ${site}`;
+    const known = sites.get(key);
+    if (known === undefined) {
+      sites.set(key, { thread: Number(thread), name, site, calls: 1 });
+    } else known.calls++;
+  }
+  return { sites: [...sites.values()], places };
+}
+
+/** What is wrong with what came of a start, "" if nothing. */
+export function judge(way: Way, failing: Failing, started: Started): string {
+  const { code, said, report, ended } = started;
+  // How often the loop turns depends on time.
+  if (!started.failed) return isOfTheLoop(failing.site) ? "" : "the call did not come";
+  if (report === undefined) {
+    if (code !== 1) return `status ${code}: ${said}`;
+    if (isBeforeAll(failing)) return "";
+    const own = way.logFile === undefined ? said : said.replaceAll(/^\d.*\n/gm, "");
+    const last = own.trimEnd().split("\n").filter((line) => !isLog(line));
+    return last.length === 1 && last[0].startsWith("vuelo: ")
+      ? ""
+      : `not one line: ${said}`;
+  }
+  if (ended !== 0) return `ended with ${ended}: ${said}`;
+  return untold(way, said, report);
+}
+
+/** Memory that modules of `ffi` take when they are loaded: Deno tells of it in its way. */
+function isBeforeAll({ name, site }: Failing): boolean {
+  return name === "mmap" && / by ffi\/\w+\.ts $/.test(site);
+}
+
+function isOfTheLoop(site: string): boolean {
+  return / at src\/(?:poll|mesh)/.test(site);
+}
+
+function isLog(line: string): boolean {
+  return /^\d+\.\d+: |^vuelo: (?:warning|error): |^ {2,}/.test(line);
+}
+
+/** What a process lacks and does not say. */
+function untold(way: Way, said: string, report: ProcessReport): string {
+  const line = /Sandbox: (.*)$/m.exec(said)?.[1] ?? "";
+  const [has, lacks = ""] = line.split("; lacking: ");
+  if (way.name.includes("strict") && lacks !== "") return `strict, but ${line}`;
+  const { threads, lacking } = report;
+  const claims: readonly (readonly [string, string])[] = [
+    ["seccomp", "system calls filtered"],
+    ["seccomp", "no new privileges"],
+    ["no capabilities", "no capability but CAP_NET_ADMIN"],
+    ["no core dumps", "no core dumps"],
+    ["no tracing", "no tracing"],
+  ];
+  const all = has.split(", ");
+  for (const [claim, proof] of claims) {
+    if (
+      all.some((layer) => layer.startsWith(claim)) &&
+      lacking.some((l) => l.startsWith(proof))
+    ) {
+      return `says ${has}, but ${lacking.join("; ")}`;
+    }
+  }
+  const root = threads.filter(({ users, supplementary }) =>
+    users.includes(0) || effectiveUser() === 0 && supplementary.some((id) => id === 0)
+  );
+  if (root.length > 0) return `${root.length} threads are root's`;
+  return "";
+}
+
+/** What is tried: which of a way's calls are to fail, and how. */
+export function failingOf(
+  way: Way,
+  sites: readonly StartSite[],
+  known: Set<string>,
+): Failing[] {
+  const strict = way.name.includes("strict");
+  return sites.flatMap((site) => {
+    const { calls, ...call } = site;
+    const key = `${call.thread} ${call.site}`;
+    if (!(strict ? CONFINING.test(call.site) : !known.has(key))) return [];
+    known.add(key);
+    return faultsOf(call.name).filter((fault) => fault !== SHORT).flatMap((fault) =>
+      [...new Set([1, calls])].map((nth) => ({ ...call, nth, fault }))
+    );
+  });
+}
+
+const CONFINING = / at src\/(?:sandbox|host\/privileges|host\/descriptors|threads)/;
