@@ -47,7 +47,12 @@ export class GuestService {
   onDisconnected: () => void = () => {};
 
   constructor(config: Config, private readonly options: GuestServiceOptions = {}) {
-    this.device = new NetDevice(config, this.epoll, options);
+    try {
+      this.device = new NetDevice(config, this.epoll, options);
+    } catch (error) {
+      this.epoll.close(); // a rehearsal goes on without it
+      throw error;
+    }
     const { device, epoll } = this;
     this.forwarder = new Forwarder(device.path);
     const facts = () => ({

@@ -98,6 +98,13 @@ Deno.test("found: a rehearsal that fails leaves nothing open", () => {
   }
 });
 
+Deno.test("found: a rehearsal that has no memory leaves nothing open", () => {
+  const calls = [...survey(injector, liveRehearsing).values()];
+  const site = calls.find(({ site }) => /^mmap by Arena at src\/flow\/ping/.test(site));
+  assertEquals(site?.calls, 2, "the guest's and the rehearsal's");
+  assertEquals(once(injector, liveRehearsing, site!, Errno.ENOMEM, 2) as unknown, {});
+});
+
 const known = new Set(sites.map(({ site }) => site));
 const sites6 = [...survey(injector, live6).values()].filter(({ site }) =>
   !known.has(site)

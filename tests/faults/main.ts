@@ -40,10 +40,13 @@ const places = new Set<string>();
 injector.reached = (reached) => reached.forEach((place) => places.add(place));
 for (const living of LIVES) {
   for (const site of survey(injector, living).values()) {
-    if (known.has(site.site) || !site.site.includes(words)) continue;
+    if (!site.site.includes(words)) continue;
+    // What another life has tried already, this one tries once.
+    const again = known.has(site.site);
     known.add(site.site);
-    for (const fault of faultsOf(site.name)) {
-      for (const nth of new Set([1, site.calls])) {
+    const faults = faultsOf(site.name);
+    for (const fault of again ? [faults[lives % faults.length]] : faults) {
+      for (const nth of new Set(again ? [site.calls] : [1, site.calls])) {
         const what = `${site.site}: ${faultName(fault)}, call ${nth}`;
         tell(once(injector, living, site, fault, nth), what);
         lives++;
