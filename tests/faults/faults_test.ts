@@ -14,7 +14,8 @@ const { FAULTS, faultName, faultsOf, UNFAILING } = await import("./errors.ts");
 const { live, live6, liveRehearsing, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
-const { effectiveUser } = await import("../../ffi/process.ts");
+const { defaultUser } = await import("../../src/host/privileges.ts");
+const { canRepair } = await import("../../src/repair/switch.ts");
 const { log } = await import("../../src/log.ts");
 
 log.configure({ level: "error", size: 0 });
@@ -89,7 +90,7 @@ Deno.test("found: a repair helper that cannot be watched is sent away", () => {
 
 Deno.test("found: a rehearsal that fails leaves nothing open", () => {
   const calls = [...survey(injector, liveRehearsing).values()];
-  const own = effectiveUser() === 0 ? /^epoll_ctl .*rehearsal/ : /^ftruncate .*rehearsal/;
+  const own = canRepair() ? /^epoll_ctl .*rehearsal/ : /^ftruncate .*rehearsal/;
   for (const pattern of [/^ftruncate .*rehearsal/, own]) {
     const site = calls.find(({ site }) => pattern.test(site));
     assert(site !== undefined, "no such call");
@@ -152,7 +153,7 @@ const OF_ROOT: typeof STARTS = [
 Deno.test("found: starts in which a call fails", async () => {
   const ways = [DEFAULT, QUEUES, BACKGROUND];
   const surveys = await Promise.all(ways.map((way) => surveyStart(way)));
-  const todo = effectiveUser() === 0 ? [...STARTS, ...OF_ROOT] : [...STARTS];
+  const todo = defaultUser() !== undefined ? [...STARTS, ...OF_ROOT] : [...STARTS];
   const work = async () => {
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
       const [way, pattern, fault, says, serves] = next;
