@@ -89,7 +89,6 @@ export const SO_SNDBUFFORCE = 32;
 /** As SO_RCVBUF, beyond net.core.rmem_max: CAP_NET_ADMIN. */
 export const SO_RCVBUFFORCE = 33;
 export const SO_PEEK_OFF = 42;
-export const SO_MEMINFO = 55;
 /** Linux 5.14: whether buffer sizes stay as they were set. */
 export const SO_BUF_LOCK = 72;
 

@@ -55,8 +55,8 @@ const FOUND: readonly [
   [/^shutdown .*gathered/, Errno.ENOTCONN, { TCP: "reset" }],
   [/^mmap by unmap .*file_mapper/, Errno.ENOMEM, {}],
   [/^getsockopt by timestamp .*save/, Errno.ENOBUFS, { "TCP after a move": "reset" }],
-  [/^setsockopt by setTimestamp .*restore/, Errno.EPERM, { "TCP after a move": "reset" }],
-  [/^setsockopt by selectQueue .*restore/, Errno.EPERM, { "TCP after a move": "reset" }],
+  [/^setsockopt by setTimestamp .*rebuild/, Errno.EPERM, { "TCP after a move": "reset" }],
+  [/^setsockopt by selectQueue .*rebuild/, Errno.EPERM, { "TCP after a move": "reset" }],
   [/^setsockopt by undeafen .*thaw/, Errno.ENOMEM, { "TCP after a move": "reset" }],
   [/^setsockopt by setOption .*thaw/, Errno.ENOMEM, undefined],
 ];

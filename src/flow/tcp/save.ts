@@ -202,7 +202,7 @@ function checkClosed(t: TcpShared, flow: number, fd: number): void {
 
 /**
  * The state as peers see it. A socket that was moved before may not know in the kernel
- * that its peer's FIN came (restore.ts), nor of a FIN of the guest that waits in the
+ * that its peer's FIN came (rebuild.ts), nor of a FIN of the guest that waits in the
  * backlog.
  */
 function stateOf(t: TcpShared, flow: number, kernel: number): number {

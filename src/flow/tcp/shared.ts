@@ -39,6 +39,15 @@ export const Frozen = {
   lost: 2,
 } as const;
 
+/** Values of {@link TcpShared.peerClosed}. */
+export const PeerClosed = {
+  no: 0,
+  /** The FIN is counted; the kernel does not know. */
+  counted: 1,
+  /** All is acknowledged both ways: the socket only holds what the guest has to read. */
+  ended: 2,
+} as const;
+
 /** What the socket of a moved connection has not taken yet; see backlog.ts. */
 export interface Backlog {
   /** Bytes of the guest that were acknowledged to it. */
@@ -106,7 +115,7 @@ export class TcpShared {
   /** Next look at what a repair helper switches late, and the last one; see hold.ts. */
   lookAt = Infinity;
   lateUntil = 0;
-  /** 1 where the peer's FIN has come, but not to this kernel; see restore.ts. */
+  /** 1 where the peer's FIN has come, but not to this kernel; see rebuild.ts. */
   readonly peerClosed: Uint8Array;
   /** 1 for flows with a {@link Backlog}, for which the socket counts as full. */
   readonly held: Uint8Array;

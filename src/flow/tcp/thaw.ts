@@ -16,10 +16,9 @@ import { expectAck, TCP_EVENTS } from "./acknowledge.ts";
 import { drainBacklog } from "./backlog.ts";
 import { SWITCH_TIMEOUT_MS } from "./freeze.ts";
 import { IDLE_MS, PROBE_MS, TcpFlow, TcpState, TcpWord } from "./layout.ts";
-import { PeerClosed } from "./restore.ts";
 import { sendReset } from "./segments.ts";
 import { isPending } from "./service.ts";
-import { Frozen, type TcpShared } from "./shared.ts";
+import { Frozen, PeerClosed, type TcpShared } from "./shared.ts";
 import { armRetransmit, dropAcknowledged, inFlight } from "./to_guest.ts";
 import { release } from "./open.ts";
 
