@@ -9,6 +9,7 @@ import { StartError } from "../errors.ts";
 
 const ROOT = 0;
 
+/** Who owns the sockets, and who may connect. */
 export interface SocketAccess {
   /** Whom the socket is to belong to, root aside the only user who may connect. */
   readonly user: number;

@@ -23,6 +23,7 @@ export interface Condition {
  */
 export type Maker = "service" | "syslog" | "repair" | "folder";
 
+/** A system call that is allowed, and why. */
 export interface AllowedCall {
   readonly name: string;
   readonly numbers: Numbers;

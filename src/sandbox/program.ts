@@ -29,6 +29,7 @@ const ARCHITECTURES = { x86_64: 0xc000_003e, aarch64: 0xc000_00b7 } as const;
 /** Calls of the x32 interface, which no program of ours has. */
 const X32 = 0x4000_0000;
 
+/** A processor that there are numbers of system calls for. */
 export type Architecture = keyof typeof ARCHITECTURES;
 
 /** Whether the table has the numbers of an architecture. */

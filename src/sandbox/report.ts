@@ -19,6 +19,7 @@ export interface ThreadReport {
   readonly seccomp: "off" | "strict" | "filter" | "unknown";
 }
 
+/** What /proc tells of a running instance. */
 export interface ProcessReport {
   readonly pid: number;
   readonly command: string;
