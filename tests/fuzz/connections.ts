@@ -125,12 +125,95 @@ function frameOf(
   return frame;
 }
 
+/** Steps of seeds: each as {@link Connections.step} reads it. */
+type Step = readonly number[];
+const handshake = (one: number, scale: number): Step => [15, one, scale, 0, 0];
+const segment = (one: number, flags: number, length: number, off = 0, more = 0): Step => [
+  ...[0, one, flags, off, 0, 0, 200, length, more << 6],
+  ...new Array<number>(more + 1).fill(0),
+  1,
+];
+const data = (socket: number, length: number, kind: number): Step => [
+  ...[9, socket, length >> 8, length & 255, kind],
+];
+const acknowledged = (socket: number, bytes: number): Step => [
+  ...[10, socket, 0, 0, 2, bytes >> 8, bytes & 255],
+];
+const wait = (time: number): Step => [6, time];
+const PSH_ACK = 0x18;
+const FIN_ACK = 0x11;
+
+/** Connections that live as they should, or nearly. */
+export const TCP_STEPS: readonly (readonly Step[])[] = [
+  // Opened by the guest: data both ways, FIN of both sides.
+  [
+    handshake(0, 7),
+    segment(0, PSH_ACK, 4),
+    segment(0, PSH_ACK, 7, 0, 2),
+    acknowledged(0, 5000),
+    data(0, 4000, 4),
+    segment(0, ACK, 0),
+    segment(0, FIN_ACK, 5),
+    data(0, 100, 5),
+    segment(0, ACK, 0),
+    acknowledged(0, 5000),
+    wait(4),
+  ],
+  // Opened by a peer, which ends first.
+  [
+    handshake(4, 2).slice(0, 4),
+    data(0, 3000, 4),
+    segment(4, PSH_ACK, 8),
+    data(0, 0, 5),
+    segment(4, ACK, 0),
+    segment(4, FIN_ACK, 0),
+    acknowledged(0, 4000),
+  ],
+  // What is lost is sent again, both ways.
+  [
+    handshake(1, 0),
+    segment(1, PSH_ACK, 6, 11),
+    segment(1, PSH_ACK, 6),
+    segment(1, PSH_ACK, 6),
+    data(0, 6000, 4),
+    [0, 1, ACK, 0, 10, 0, 200, 0, 0, 0, 1],
+    [0, 1, ACK, 0, 10, 0, 200, 0, 0, 0, 1],
+    wait(3),
+    segment(1, ACK, 0),
+  ],
+  // A socket without room, a window that closes, time that passes.
+  [
+    handshake(2, 7),
+    [10, 0, 0, 200, 1, 0, 0],
+    segment(2, PSH_ACK, 8),
+    acknowledged(0, 200),
+    segment(2, PSH_ACK, 8),
+    data(0, 8000, 4),
+    [0, 2, ACK, 0, 0, 2, 200, 0, 0, 0, 1],
+    wait(6),
+    wait(7),
+  ],
+  // Refused, reset, begun anew.
+  [
+    [12, 0],
+    handshake(3, 1),
+    handshake(3, 1),
+    segment(3, 4, 0),
+    handshake(5, 1).slice(0, 4),
+    [7, 0, 0xc8, 0],
+    handshake(6, 3).slice(0, 4),
+    [4, 0, 47, 0x12, 255, 7, 0],
+  ],
+];
+
 /** The script's steps. */
 export class Connections {
   readonly #world: FuzzWorld;
   readonly #script: Script;
   readonly #all = Array.from({ length: 8 }, (_, i) => connection(i));
   #listening: HostSocket[] = [];
+  /** The guest's sequence number after all that a socket took. */
+  readonly #sent = new Map<number, number>();
   /** No frame was damaged so far: what is in streams is known. */
   #pure = true;
   #last: Uint8Array<ArrayBuffer> = new Uint8Array(60);
@@ -372,12 +455,13 @@ export class Connections {
     one.expected = (seq + length + (flags & 1)) >>> 0;
   }
 
-  /** What a socket took is the guest's stream, as far as it has been acknowledged. */
+  /** What a socket takes is the guest's stream, from where it began on. */
   #checkSent(fd: number, pieces: readonly Uint8Array[], taken: number): void {
     const { path } = this.#world;
     const flow = this.#world.flowOf(fd);
     if (flow < 0 || !this.#pure) return;
-    let sequence = path.table.words[flow * FLOW_WORDS + TcpWord.seqFromGuest] >>> 0;
+    const at = flow * FLOW_WORDS + TcpWord.seqFromGuest;
+    let sequence = this.#sent.get(fd) ?? path.table.words[at] >>> 0;
     let left = taken;
     for (const piece of pieces) {
       for (let i = 0; i < piece.length && left > 0; i++, left--) {
@@ -385,5 +469,6 @@ export class Connections {
         sequence = (sequence + 1) >>> 0;
       }
     }
+    this.#sent.set(fd, sequence);
   }
 }

@@ -76,6 +76,48 @@ function socketAddress(address: Uint8Array, port: number): Uint8Array {
   return bytes;
 }
 
+/** Steps of seeds: each as {@link Datagrams.step} reads it. */
+type Step = readonly number[];
+const send = (kind: number, peer: number, length: number, more = 0, ports = 0): Step => [
+  ...[0, kind | 16, peer, length, ...(kind & 4 ? [33] : []), more << 5],
+  ...new Array<readonly number[]>(more + 1).fill([ports, 0]).flat(),
+];
+/** Bytes of a datagram that comes: how long, from whom, with which control messages. */
+const came = (length: number, peer: number, ...control: readonly Step[]): Step => [
+  ...[0, length, 33, peer, control.length, ...control.flat()],
+];
+const reply = (what: Step, more = 0): Step => [6, 0, ...what, more << 4];
+const inward = (what: Step, more = 0): Step => [7, ...what, more << 4, 0];
+const error = (what: Step): Step => [8, 0, ...what, 0, 0];
+/** Control messages by their kind's number, with eight bytes that are given. */
+const control = (kind: number, ...bytes: readonly number[]): Step => [
+  ...[kind + (bytes.length > 0 ? 64 : 0), ...bytes],
+];
+const TURN: Step = [4];
+
+/** Flows that live as they should, or nearly. */
+export const DATAGRAM_STEPS: readonly (readonly Step[])[] = [
+  // A datagram each way, in both families; several at once.
+  [send(0, 2, 3), reply(came(4, 2)), TURN, send(0, 3, 3, 3), reply(came(4, 3), 5), TURN],
+  [send(4, 2, 4, 7), reply(came(5, 2, control(3, 0x40, 0, 0, 0)), 3), TURN],
+  // Echo requests.
+  [send(1, 2, 3), reply([8, 0, 0, 0, 0, 0, 1, 0, 1, 3, 33, 2, 0], 1), TURN],
+  [send(1, 3, 3), reply([8, 129, 0, 0, 0, 0, 1, 0, 1, 3, 33, 3, 0]), TURN],
+  // Through a forwarded port, and answered.
+  [inward(came(3, 2, control(10)), 3), TURN, send(0, 2, 3, 0, 16), TURN],
+  [inward(came(7, 3, control(1)), 1), inward(came(3, 2, control(0)), 1), TURN],
+  // Too long for the path, unreachable, out of time.
+  [
+    send(0, 2, 5),
+    error(came(3, 2, control(129, 90, 0, 0, 0, 2, 3, 4, 0, 4))),
+    error(came(3, 2, control(129, 111, 0, 0, 0, 2, 3, 3, 0, 4))),
+    send(1, 3, 4),
+    error(came(3, 3, control(130, 113, 0, 0, 0, 3, 3, 0, 0, 5))),
+    TURN,
+  ],
+  [[9, 5], send(8, 2, 7), TURN, [9, 8], send(0, 2, 3, 7), TURN, [5, 6], [5, 7]],
+];
+
 /** The script's steps. */
 export class Datagrams {
   readonly #world: FuzzWorld;

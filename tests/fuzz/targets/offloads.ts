@@ -3,8 +3,8 @@
  * largest (src/virtio/net_header.ts, src/flow/udp_send.ts), and frames to guests that take
  * large segments and datagrams, with and without partial checksums and merged buffers.
  */
-import { Connections } from "../connections.ts";
-import { Datagrams } from "../datagrams.ts";
+import { Connections, TCP_STEPS } from "../connections.ts";
+import { DATAGRAM_STEPS, Datagrams } from "../datagrams.ts";
 import { Script, type Target } from "../engine/target.ts";
 import { DHCP_SEEDS, NEIGHBOUR_SEEDS, sealed, WIRE_SEEDS } from "../frames.ts";
 import { FuzzWorld } from "../world.ts";
@@ -253,6 +253,13 @@ const target: Target = {
       7,
       8,
     ],
+    ...[1, 2, 3, 6].flatMap((size) =>
+      DATAGRAM_STEPS.map((steps) => [
+        ...[9 + (size & 4), 0, 33, 0, size, 0, 0, 0],
+        ...steps.flatMap((step) => [4, ...step]),
+      ])
+    ),
+    ...TCP_STEPS.map((steps) => [7, ...steps.flatMap((step) => [2, ...step])]),
   ].map((bytes) => Uint8Array.from(bytes)),
   run,
   close: () => world.close(),

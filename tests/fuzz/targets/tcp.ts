@@ -2,7 +2,7 @@
  * TCP through the whole data path (src/flow/tcp, src/flow/datapath.ts): segments of the
  * guest in any order and form, a host that does anything, the clock in between.
  */
-import { Connections } from "../connections.ts";
+import { Connections, TCP_STEPS } from "../connections.ts";
 import { Script, type Target } from "../engine/target.ts";
 import { host } from "../host/install.ts";
 import { FuzzWorld } from "../world.ts";
@@ -33,44 +33,9 @@ function run(input: Uint8Array<ArrayBuffer>): void {
 
 const target: Target = {
   maxLength: 400,
-  seeds: [
-    // Opened by the guest: handshake, data both ways, FIN of both sides.
-    [
-      9,
-      15,
-      0,
-      7,
-      0,
-      0x18,
-      0,
-      0,
-      0,
-      200,
-      4,
-      0,
-      1,
-      0,
-      9,
-      0,
-      4,
-      0,
-      4,
-      10,
-      0,
-      255,
-      255,
-      2,
-      0,
-    ],
-    [9, 15, 1, 7, 9, 0, 0, 100, 5, 1, 1, 0x11, 0, 0, 0, 200, 0, 0, 1, 0, 8, 0, 0x84],
-    // Opened by a peer, of a guest that merges nothing.
-    [8, 15, 4, 2, 9, 0, 255, 255, 4, 0, 4, 0x10, 0, 0, 0, 200, 0, 0, 1, 0, 6, 3, 6, 4],
-    [7, 15, 2, 7, 9, 0, 255, 255, 4, 6, 3, 0, 2, 4, 0, 0, 0, 200, 0, 0, 1, 0],
-    // A peer that refuses, one that has no room, time that passes.
-    [9, 0, 0, 2, 0, 0, 0, 100, 0, 0, 1, 0, 7, 0, 0xc8, 3, 6, 5, 6, 6],
-    [9, 15, 3, 7, 10, 0, 0, 0, 1, 0, 0, 0, 3, 0x18, 0, 0, 0, 200, 8, 255, 1, 0, 6, 7],
-    [9, 15, 0, 7, 4, 2, 47, 0x12, 60, 9, 0, 0, 7, 5, 12, 3, 13, 10, 8, 11, 0, 7, 0, 0, 0],
-  ].map((bytes) => Uint8Array.from(bytes)),
+  seeds: TCP_STEPS.flatMap((steps) =>
+    [9, 8, 11, 13, 0].map((setting) => Uint8Array.of(setting, ...steps.flat()))
+  ),
   run,
   close: () => world.close(),
 };
