@@ -95,8 +95,6 @@ export const FAULTS: Readonly<Record<string, readonly Fault[]>> = {
   socket: [EMFILE, ENFILE, ENOBUFS, ENOMEM, EACCES],
   socketpair: [EMFILE, ENFILE],
   syscall: [EPERM, ENOSYS, ENOMEM],
-  timerfd_create: DESCRIPTORS,
-  timerfd_settime: [EINVAL],
   write: [SHORT, EAGAIN, EINTR, EIO, ENOSPC, EPIPE],
 };
 
