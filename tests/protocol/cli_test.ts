@@ -13,6 +13,7 @@ import {
   run,
   vuelo,
 } from "../support/cli.ts";
+import { freePorts } from "../support/free_ports.ts";
 import { until } from "../support/lab_process.ts";
 
 /** Options that keep host facts out of what is tested. */
@@ -148,15 +149,10 @@ Deno.test("in the background: output ends, the PID file names who listens", asyn
 });
 
 Deno.test("what is printed at start: addresses, ports, options for QEMU", async () => {
-  const args = [
-    ...FIXED,
-    "-t",
-    "127.0.0.1/42222:22",
-    "-u",
-    "45000-45001",
-    "-D",
-    "192.0.2.53",
-  ];
+  const port = freePorts(3);
+  const [first, last] = [port + 1, port + 2];
+  const forwards = ["-t", `127.0.0.1/${port}:22`, "-u", `${first}-${last}`];
+  const args = [...FIXED, ...forwards, "-D", "192.0.2.53"];
   await inFolder((folder) =>
     background(folder, [...args, "-s", `${folder}/a,b`], (_pid, printed) => {
       const expected = [
@@ -165,8 +161,8 @@ Deno.test("what is printed at start: addresses, ports, options for QEMU", async 
         "resolvers: 192.0.2.53",
         "address: 2001:db8::5/64 by DHCPv6 and NDP",
         "gateway: fe80::1",
-        "TCP [127.0.0.1]:42222 => 22",
-        "UDP [*]:45000-45001 => 45000-45001",
+        `TCP [127.0.0.1]:${port} => 22`,
+        `UDP [*]:${first}-${last} => ${first}-${last}`,
         `-chardev socket,id=vuelo,path=${folder}/a,,b `,
         "-netdev vhost-user,id=net,chardev=vuelo",
         "share=on",
