@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { landlockVersion } from "../../ffi/landlock.ts";
 import { program } from "../../scripts/lab/packages.ts";
 import { inFolder, IS_ROOT, sandboxReport } from "../support/cli.ts";
+import { descendants } from "../support/find_process.ts";
 import { askArp, Dispatcher } from "../support/good_flow.ts";
 import { Process, run, until } from "../support/lab_process.ts";
 import { asUser } from "../support/other_user.ts";
@@ -51,28 +52,6 @@ async function prepare(folder: string, uid: number): Promise<void> {
   }
   const script = `#!/bin/sh\nexec ${words.join(" ")} "$@"\n`;
   await Deno.writeTextFile(`${folder}/bin/bwrap`, script, { mode: 0o755 });
-}
-
-/** The process called vuelo below `ancestor`. */
-function findVuelo(ancestor: number): number | undefined {
-  const parents = new Map<number, number>();
-  const named: number[] = [];
-  for (const { name } of Deno.readDirSync("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    try {
-      const stat = Deno.readTextFileSync(`/proc/${name}/stat`);
-      const [, comm, parent] = /\((.*)\) \S (\d+)/s.exec(stat) ?? [];
-      parents.set(Number(name), Number(parent));
-      if (comm === "vuelo") named.push(Number(name));
-    } catch {
-      // It has ended.
-    }
-  }
-  return named.find((pid) => {
-    let at: number | undefined = pid;
-    while (at !== undefined && at !== ancestor) at = parents.get(at);
-    return at === ancestor;
-  });
 }
 
 /** Looks at where a process is: in other namespaces, where little can be seen. */
@@ -121,7 +100,7 @@ async function check(uid: number): Promise<void> {
     });
     try {
       await process.says(/^.*Sandbox: no capabilities, .*seccomp/m);
-      const pid = findVuelo(process.pid);
+      const [pid] = descendants(process.pid, "vuelo");
       assert(pid !== undefined, "no process below bwrap is called vuelo");
       await checkView(pid, uid);
       const { report } = await sandboxReport(pid);

@@ -3,7 +3,6 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { Errno } from "../../ffi/errno.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
 import { background, inFolder, IS_ROOT, run, sandboxReport } from "../support/cli.ts";
-import { parseOptions } from "../../src/cli/parse_options.ts";
 import { Process, until } from "../support/lab_process.ts";
 import { ordinaryUser, vueloOf } from "../support/lab_user.ts";
 
@@ -160,15 +159,4 @@ Deno.test("Landlock: no files are opened or made; a socket can be removed", asyn
   // A thread that was there before: see confine.ts for why that does not matter.
   assertEquals(result.thread, result.reached.everyThread ? "PermissionDenied" : "read");
   assertEquals([result.made, result.removed], ["PermissionDenied", true]);
-});
-
-Deno.test("the unit for systemd gives options that there are", async () => {
-  const unit = new URL("../../contrib/vuelo@.service", import.meta.url);
-  const text = await Deno.readTextFile(unit);
-  const [, ...words] = /^ExecStart=(.*)$/m.exec(text)?.[1].split(" ") ?? [];
-  const options = parseOptions(words);
-  assertEquals(options.last("sandbox")?.text, "strict");
-  assert(options.has("foreground"));
-  assertEquals(options.last("socket-path")?.text, "/run/vuelo-%i/socket");
-  assertMatch(text, /^RuntimeDirectory=vuelo-%i$/m);
 });
