@@ -45,13 +45,18 @@ function option(level: number, name: number): Condition[] {
   return [{ argument: 1, equals: level }, { argument: 2, equals: name }];
 }
 
-/** A socket of this domain and type, whatever flags it is made with. */
-function socketOf(domain: number, type: number): Condition[] {
-  return [{ argument: 0, equals: domain }, { argument: 1, mask: 0xf, equals: type }];
+/** A socket of this domain and type, whatever its flags, and of one of these protocols. */
+function socketOf(domain: number, type: number, ...protocols: number[]): Condition[][] {
+  return protocols.map((protocol) => [
+    { argument: 0, equals: domain },
+    { argument: 1, mask: 0xf, equals: type },
+    { argument: 2, equals: protocol },
+  ]);
 }
 
 const [AF_UNIX, AF_INET, AF_INET6] = [1, 2, 10];
 const [SOCK_STREAM, SOCK_DGRAM] = [1, 2];
+const [IPPROTO_ICMP, IPPROTO_UDP, IPPROTO_ICMPV6] = [1, 17, 58];
 const [SOL_SOCKET, IPPROTO_TCP, TCP_INFO, TCP_REPAIR] = [1, 6, 11, 19];
 const [SO_PEERCRED, SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK] = [17, 32, 33, 72];
 const PROT_EXEC = 4;
@@ -180,12 +185,12 @@ const SERVICE: readonly AllowedCall[] = [
     name: "socket",
     numbers: [41, 198],
     when: [
-      socketOf(AF_INET, SOCK_STREAM),
-      socketOf(AF_INET, SOCK_DGRAM),
-      socketOf(AF_INET6, SOCK_STREAM),
-      socketOf(AF_INET6, SOCK_DGRAM),
+      ...socketOf(AF_INET, SOCK_STREAM, IPPROTO_TCP, 0),
+      ...socketOf(AF_INET, SOCK_DGRAM, IPPROTO_UDP, IPPROTO_ICMP, 0),
+      ...socketOf(AF_INET6, SOCK_STREAM, IPPROTO_TCP, 0),
+      ...socketOf(AF_INET6, SOCK_DGRAM, IPPROTO_UDP, IPPROTO_ICMPV6, 0),
     ],
-    reason: "connections, datagrams and pings of the guest; no other kind of socket",
+    reason: "connections, datagrams and pings of the guest; no other protocol",
   },
   { name: "connect", numbers: [42, 203], reason: "connections of the guest" },
   { name: "bind", numbers: [49, 200], reason: "the guest's ports" },
@@ -215,8 +220,8 @@ const SERVICE: readonly AllowedCall[] = [
   {
     name: "socketpair",
     numbers: [53, 199],
-    when: oneOf(0, AF_UNIX),
-    reason: "rehearsal of a move, and of the repair helper",
+    when: socketOf(AF_UNIX, SOCK_STREAM, 0),
+    reason: "rehearsal of a move. Not of datagrams: such a socket can send to others",
   },
   { name: "memfd_create", numbers: [319, 279], reason: "memory of the rehearsed guest" },
   { name: "ftruncate", numbers: [77, 46], reason: "the same; a log file that is full" },
@@ -251,7 +256,7 @@ const SYSLOG: readonly AllowedCall[] = [
   {
     name: "socket",
     numbers: [41, 198],
-    when: [socketOf(AF_UNIX, SOCK_DGRAM)],
+    when: socketOf(AF_UNIX, SOCK_DGRAM, 0),
     reason: "libc connects to a logger that was started anew",
   },
 ];
@@ -281,7 +286,7 @@ const FOLDER: readonly AllowedCall[] = [
   {
     name: "socket",
     numbers: [41, 198],
-    when: [socketOf(AF_UNIX, SOCK_STREAM)],
+    when: socketOf(AF_UNIX, SOCK_STREAM, 0),
     reason: "connections to services that come",
   },
   { name: "connect", numbers: [42, 203], reason: "the same" },
