@@ -14,6 +14,8 @@ const SUFFIX = ".repair";
 const RETRY_MS = 100;
 /** After this time a socket that refuses is nobody's any more. */
 const REFUSED_MS = 10_000;
+/** Nobody listens yet; many wait; it is still to be given to the user who may connect. */
+const WAITING: readonly number[] = [Errno.ECONNREFUSED, Errno.EAGAIN, Errno.EACCES];
 /** A connection that ended sooner and brought nothing makes the next pause longer. */
 const SHORT_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
@@ -143,8 +145,7 @@ export class FolderHelper {
       if (number === Errno.ENOENT) return false;
       place.refusedSince ??= now;
       place.retryAt = now + RETRY_MS;
-      const waits = number === Errno.ECONNREFUSED || number === Errno.EAGAIN;
-      if (waits && now - place.refusedSince < REFUSED_MS) return true;
+      if (WAITING.includes(number) && now - place.refusedSince < REFUSED_MS) return true;
       log.warn(`repair: ${(error as Error).message}; not tried again until it is new`);
       return false;
     }
