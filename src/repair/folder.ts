@@ -16,6 +16,15 @@ const RETRY_MS = 100;
 const REFUSED_MS = 10_000;
 /** Nobody listens yet; many wait; it is still to be given to the user who may connect. */
 const WAITING: readonly number[] = [Errno.ECONNREFUSED, Errno.EAGAIN, Errno.EACCES];
+/** The host lacks memory or descriptors for now; how soon it is tried again. */
+const LACKING: readonly number[] = [
+  Errno.EMFILE,
+  Errno.ENFILE,
+  Errno.ENOMEM,
+  Errno.ENOBUFS,
+  Errno.ENOSPC,
+];
+const LACKING_MS = 1000;
 /** A connection that ended sooner and brought nothing makes the next pause longer. */
 const SHORT_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
@@ -145,6 +154,11 @@ export class FolderHelper {
       if (number === Errno.ENOENT) return false;
       place.refusedSince ??= now;
       place.retryAt = now + RETRY_MS;
+      if (LACKING.includes(number)) {
+        place.retryAt = now + LACKING_MS;
+        log.warn(`repair: ${(error as Error).message}; tried again in a second`);
+        return true;
+      }
       if (WAITING.includes(number) && now - place.refusedSince < REFUSED_MS) return true;
       log.warn(`repair: ${(error as Error).message}; not tried again until it is new`);
       return false;

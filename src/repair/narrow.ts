@@ -87,6 +87,6 @@ function becomeOwner({ uid, gid }: { uid: number; gid: number }): void {
     becomeUser(uid, findUserByNumber(uid)?.gid ?? gid);
   } catch (error) {
     // Root of a user namespace that does not have this user, or of few rights.
-    log.debug(`repair: stays root: ${(error as Error).message}`);
+    log.warn(`repair: stays root: ${(error as Error).message}`);
   }
 }

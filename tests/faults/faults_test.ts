@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { RULES } from "../ffi_check/prototypes.ts";
 import { Injector } from "./injector.ts";
 import type { Report } from "./scenario.ts";
+import type { Form } from "./helpers.ts";
 import type { Way } from "./starts.ts";
 
 const injector = Injector.install();
@@ -14,6 +15,7 @@ const { FAULTS, faultName, faultsOf, UNFAILING } = await import("./errors.ts");
 const { live, live6, liveRehearsing, liveWithHelper } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
+const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
 const { defaultUser } = await import("../../src/host/privileges.ts");
 const { canRepair } = await import("../../src/repair/switch.ts");
 const { log } = await import("../../src/log.ts");
@@ -170,6 +172,29 @@ Deno.test("found: starts in which a call fails", async () => {
     }
   };
   await Promise.all([work(), work(), work()]);
+});
+
+/** Repair helpers in which a call fails: each serves all the same, or says why not. */
+const HELPERS: readonly (readonly [Form, RegExp, number, boolean])[] = [
+  ["folder", /^socket .*folder/, Errno.EMFILE, true],
+  ["folder", /^epoll_ctl .*tryAdd .*folder/, Errno.ENOMEM, true],
+  ["folder", /^capset /, Errno.EPERM, false],
+];
+
+Deno.test({
+  name: "found: repair helpers in which a call fails",
+  ignore: !canRepair() || defaultUser() === undefined,
+  fn: async () => {
+    const { sites } = await surveyHelper("folder");
+    await Promise.all(HELPERS.map(async ([form, pattern, fault, serves]) => {
+      const site = sites.find(({ site }) => pattern.test(site));
+      assert(site !== undefined, `no such call: ${pattern.source}`);
+      const failing = { ...site, nth: 1, fault };
+      const helped = await help(form, failing);
+      assertEquals(judgeHelper(form, failing, helped), "", helped.said);
+      assertEquals(helped.served, serves, helped.said);
+    }));
+  },
 });
 
 Deno.test("lives in which calls fail at random", () => {

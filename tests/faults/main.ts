@@ -13,6 +13,8 @@ const { faultName, faultsOf } = await import("./errors.ts");
 const { LIVES } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { failingOf, judge, start, surveyStart, WAYS } = await import("./starts.ts");
+const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
+const { canRepair } = await import("../../src/repair/switch.ts");
 const { callSites } = await import("./call_sites.ts");
 const { log } = await import("../../src/log.ts");
 
@@ -83,6 +85,27 @@ for (const way of WAYS) {
   const work = async () => {
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
       await startWith(way, next);
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+/** A helper needs the right that it is there for. */
+for (const form of canRepair() ? ["socket", "folder"] as const : []) {
+  const surveyed = await surveyHelper(form);
+  surveyed.places.forEach((place) => places.add(place));
+  const todo = failingOf(WAYS[0], surveyed.sites, tried)
+    .filter(({ site }) => site.includes(words));
+  const work = async () => {
+    for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+      const { site, fault, nth } = next;
+      const what = `repair ${form}: ${site}: ${faultName(fault)}, call ${nth}`;
+      starts++;
+      try {
+        const error = judgeHelper(form, next, await help(form, next));
+        tell(error === "" ? {} : { what, error }, what);
+      } catch (error) {
+        tell({ what, error: String(error) }, what);
+      }
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));

@@ -35,7 +35,7 @@ export interface Started {
 }
 
 const ADDRESSES = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
-const RUN = ["run", "--quiet", "--allow-all", "--no-check"];
+export const RUN: readonly string[] = ["run", "--quiet", "--allow-all", "--no-check"];
 const PATIENCE_MS = 30_000;
 const LOOK_MS = 10;
 
@@ -105,15 +105,13 @@ async function startIn(
   }
   await child.status;
   await errors.end;
-  const notes = [...Deno.readDirSync(`${folder}/notes`)].flatMap(({ name }) =>
-    read(`${folder}/notes/${name}`).split("\n").map((line) => `${name}\t${line}`)
-  );
+  const notes = notesIn(`${folder}/notes`);
   const failed = notes.some((line) => line.endsWith("\tfailed"));
   return { code: report ? undefined : code, said: said(), report, failed, ended, notes };
 }
 
 /** Undefined if it has ended. */
-function reportOf(pid: number): ProcessReport | undefined {
+export function reportOf(pid: number): ProcessReport | undefined {
   try {
     return reportOn(pid);
   } catch (error) {
@@ -122,8 +120,15 @@ function reportOf(pid: number): ProcessReport | undefined {
   }
 }
 
+/** Lines of all threads, each after the thread's number. */
+export function notesIn(folder: string): string[] {
+  return [...Deno.readDirSync(folder)].flatMap(({ name }) =>
+    read(`${folder}/${name}`).split("\n").map((line) => `${name}\t${line}`)
+  );
+}
+
 /** What comes from a process, as it comes. */
-class Lines {
+export class Lines {
   text = "";
   readonly end: Promise<void>;
 
@@ -136,7 +141,7 @@ class Lines {
   }
 }
 
-function read(path: string): string {
+export function read(path: string): string {
   try {
     return Deno.readTextFileSync(path);
   } catch {
@@ -148,7 +153,7 @@ function isAlive(pid: number): boolean {
   return !/^State:\s+[ZX]/m.test(read(`/proc/${pid}/status`) || "State: X");
 }
 
-async function until(done: () => boolean): Promise<void> {
+export async function until(done: () => boolean): Promise<void> {
   for (const end = Date.now() + PATIENCE_MS; !done();) {
     if (Date.now() > end) throw new Error("hang: neither starts nor ends");
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
@@ -163,9 +168,16 @@ export async function surveyStart(
   if (started.report === undefined || started.ended !== 0) {
     throw new Error(`${way.name}, without faults: ${started.said}`);
   }
+  return sitesOf(started.notes);
+}
+
+/** What a process noted. */
+export function sitesOf(
+  notes: readonly string[],
+): { sites: StartSite[]; places: string[] } {
   const sites = new Map<string, StartSite>();
   const places: string[] = [];
-  for (const line of started.notes) {
+  for (const line of notes) {
     const [thread, kind, name, site] = line.split("\t");
     if (kind === "place") places.push(name);
     if (kind !== "call") continue;
@@ -193,11 +205,11 @@ export function judge(way: Way, failing: Failing, started: Started): string {
       : `not one line: ${said}`;
   }
   if (ended !== 0) return `ended with ${ended}: ${said}`;
-  return untold(way, said, report);
+  return untold(way.name.includes("strict"), said, report);
 }
 
 /** Memory that modules of `ffi` take when they are loaded: Deno tells of it in its way. */
-function isBeforeAll({ name, site }: Failing): boolean {
+export function isBeforeAll({ name, site }: Failing): boolean {
   return name === "mmap" && / by ffi\/\w+\.ts $/.test(site);
 }
 
@@ -205,15 +217,20 @@ function isOfTheLoop(site: string): boolean {
   return / at src\/(?:poll|mesh)/.test(site);
 }
 
-function isLog(line: string): boolean {
+export function isLog(line: string): boolean {
   return /^\d+\.\d+: |^vuelo: (?:warning|error): |^ {2,}/.test(line);
 }
 
 /** What a process lacks and does not say. */
-function untold(way: Way, said: string, report: ProcessReport): string {
+export function untold(
+  strict: boolean,
+  said: string,
+  report: ProcessReport,
+  rootAs = false,
+): string {
   const line = /Sandbox: (.*)$/m.exec(said)?.[1] ?? "";
   const [has, lacks = ""] = line.split("; lacking: ");
-  if (way.name.includes("strict") && lacks !== "") return `strict, but ${line}`;
+  if (strict && lacks !== "") return `strict, but ${line}`;
   const { threads, lacking } = report;
   const claims: readonly (readonly [string, string])[] = [
     ["seccomp", "system calls filtered"],
@@ -234,7 +251,7 @@ function untold(way: Way, said: string, report: ProcessReport): string {
   const root = threads.filter(({ users, supplementary }) =>
     users.includes(0) || effectiveUser() === 0 && supplementary.some((id) => id === 0)
   );
-  if (root.length > 0) return `${root.length} threads are root's`;
+  if (root.length > 0 && !rootAs) return `${root.length} threads are root's`;
   return "";
 }
 

@@ -212,6 +212,8 @@ export class FaultWorld {
   stop(): void {
     for (const index of [0, 1]) {
       const { payload } = this.peer!.ask(11, new Uint8Array(state(index, 0)));
+      // Rings that did not run since the last stop are where they were then.
+      if (this.#kicks[index] === undefined) continue;
       this.#bases[index] = new DataView(payload.buffer, payload.byteOffset).getUint32(
         4,
         true,
