@@ -88,7 +88,7 @@ async function helpAt(
   for (let tries = 0; tries < TRIES && !served && code === undefined; tries++) {
     const given = () => GIVEN_UP.test(errors.text);
     await until(() => link.available || code !== undefined || given());
-    if (!link.available) break;
+    if (code !== undefined || given()) break;
     // What it says and gives up comes before it waits for requests.
     await until(() => errors.text.includes("Sandbox: ") || code !== undefined);
     report = reportOf(child.pid);
