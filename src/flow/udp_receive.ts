@@ -247,7 +247,7 @@ function readControl(u: UdpShared, i: number, four: boolean): void {
       for (let b = 0; b < 4; b++) local[12 + b] = view.getUint8(data + 8 + b);
     } else if (level === SOL_IPV6 && type === IPV6_PKTINFO) {
       for (let b = 0; b < 16; b++) local[b] = view.getUint8(data + b);
-    } else if (level === SOL_UDP && type === UDP_GRO) {
+    } else if (u.joined && level === SOL_UDP && type === UDP_GRO) {
       segment = view.getInt32(data, true);
     }
     at += (size + 7) & ~7;
