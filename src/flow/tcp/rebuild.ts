@@ -130,9 +130,8 @@ export function rebuild(
 function deviceHere(t: TcpShared, flow: number, device: string): string {
   const { bytes } = t.context.table;
   if (t.has(flow, TcpFlow.inbound)) return device;
-  const outbound = familyOf(t, flow)?.outboundInterface ?? device;
-  const loopback = isLoopback(bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4);
-  return loopback ? device : outbound;
+  if (isLoopback(bytes, flow * FLOW_SIZE + FlowWord.hostEndpoint * 4)) return device;
+  return familyOf(t, flow)?.outboundInterface ?? device;
 }
 
 /** Index of this host's interface towards a link-local peer. */
