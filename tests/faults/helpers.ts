@@ -7,15 +7,15 @@ import { closeFd } from "../../ffi/socket.ts";
 import { RepairLink } from "../../src/repair/link.ts";
 import { isInRepair, newTcpSocket } from "../../src/repair/switch.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
-import { type Failing, ORDER, type Order } from "./order.ts";
+import type { Failing } from "./order.ts";
 import {
   isBeforeAll,
   isLog,
   Lines,
-  notesIn,
+  notesOf,
   reportOf,
-  RUN,
   sitesOf,
+  startChild,
   type StartSite,
   until,
   untold,
@@ -69,15 +69,7 @@ async function helpAt(
   link: RepairLink,
   failing: Failing | undefined,
 ): Promise<Helped> {
-  const main = new URL("./child.ts", import.meta.url).pathname;
-  const order: Order = { folder: `${folder}/notes`, failing };
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [...RUN, main, "repair", path],
-    env: { [ORDER]: JSON.stringify(order), NO_COLOR: "1" },
-    stdin: "null",
-    stdout: "null",
-    stderr: "piped",
-  }).spawn();
+  const child = startChild(folder, ["repair", path], failing);
   const errors = new Lines(child.stderr);
   let code: number | undefined;
   child.status.then((status) => code = status.code);
@@ -103,8 +95,7 @@ async function helpAt(
   if (!ends && code === undefined) kill(child);
   await until(() => code !== undefined);
   await errors.end;
-  const notes = notesIn(`${folder}/notes`);
-  const failed = notes.some((line) => line.endsWith("\tfailed"));
+  const { notes, failed } = notesOf(folder);
   return { said: errors.text, code, report, failed, served, clean, notes };
 }
 

@@ -35,7 +35,7 @@ export interface Started {
 }
 
 const ADDRESSES = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
-export const RUN: readonly string[] = ["run", "--quiet", "--allow-all", "--no-check"];
+const RUN: readonly string[] = ["run", "--quiet", "--allow-all", "--no-check"];
 const PATIENCE_MS = 30_000;
 const LOOK_MS = 10;
 
@@ -72,21 +72,36 @@ export async function start(way: Way, failing?: Failing): Promise<Started> {
   }
 }
 
-async function startIn(
+/** Starts vuelo in `folder`, where one call fails; its notes go to `notes` there. */
+export function startChild(
   folder: string,
-  way: Way,
+  args: readonly string[],
   failing: Failing | undefined,
-): Promise<Started> {
+): Deno.ChildProcess {
   const main = new URL("./child.ts", import.meta.url).pathname;
   const order: Order = { folder: `${folder}/notes`, failing };
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [...RUN, main, ...way.args, "-s", "socket", ...ADDRESSES],
+  return new Deno.Command(Deno.execPath(), {
+    args: [...RUN, main, ...args],
     cwd: folder,
     env: { [ORDER]: JSON.stringify(order), NO_COLOR: "1" },
     stdin: "null",
     stdout: "null",
     stderr: "piped",
   }).spawn();
+}
+
+/** What a child in `folder` noted, and whether the call failed that was to. */
+export function notesOf(folder: string): { notes: string[]; failed: boolean } {
+  const notes = notesIn(`${folder}/notes`);
+  return { notes, failed: notes.some((line) => line.endsWith("\tfailed")) };
+}
+
+async function startIn(
+  folder: string,
+  way: Way,
+  failing: Failing | undefined,
+): Promise<Started> {
+  const child = startChild(folder, [...way.args, "-s", "socket", ...ADDRESSES], failing);
   const errors = new Lines(child.stderr);
   let code: number | undefined;
   child.status.then((status) => code = status.code);
@@ -105,8 +120,7 @@ async function startIn(
   }
   await child.status;
   await errors.end;
-  const notes = notesIn(`${folder}/notes`);
-  const failed = notes.some((line) => line.endsWith("\tfailed"));
+  const { notes, failed } = notesOf(folder);
   return { code: report ? undefined : code, said: said(), report, failed, ended, notes };
 }
 
@@ -121,7 +135,7 @@ export function reportOf(pid: number): ProcessReport | undefined {
 }
 
 /** Lines of all threads, each after the thread's number. */
-export function notesIn(folder: string): string[] {
+function notesIn(folder: string): string[] {
   return [...Deno.readDirSync(folder)].flatMap(({ name }) =>
     read(`${folder}/${name}`).split("\n").map((line) => `${name}\t${line}`)
   );
