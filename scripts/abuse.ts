@@ -1,15 +1,15 @@
 /**
  * The long form of the tests of network abuse, and what a well-behaved flow keeps of its
- * rate beside each abuse, measured in turns in one run:
- *
- *     deno task abuse [--binary PATH] [--rates-only] [--only WORDS]
+ * rate beside each abuse, measured in turns in one run. See --help.
  */
-import { parseArgs } from "@std/cli";
 import { abusedVuelo } from "../tests/support/abuse_world.ts";
 import { downloadRates, peerRates, type Rates, stormRates } from "../tests/soak/rates.ts";
 import { STORMS } from "../tests/soak/storms.ts";
+import { toolArgs } from "./tool_args.ts";
 
-const args = parseArgs(Deno.args, {
+const args = toolArgs({
+  name: "abuse",
+  usage: "deno task abuse [--binary PATH] [--rates-only] [--only WORDS]",
   string: ["binary", "only"],
   boolean: ["rates-only"],
 });

@@ -2,7 +2,6 @@
  * Shows vuelo at work: boots a Linux guest behind it and uses the network from both sides.
  * With --shell, leaves the user in the guest's console instead.
  */
-import { parseArgs } from "@std/cli";
 import { IPV4, IPV6, Network } from "../tests/support/netns.ts";
 import { Backend, backendCommand } from "../tests/support/lab_backend.ts";
 import { Port, type Transfer } from "../tests/support/lab_agent.ts";
@@ -14,13 +13,13 @@ import { accelerator } from "./lab/accelerator.ts";
 import { LabError } from "./lab/cache.ts";
 import { image } from "./lab/image.ts";
 import { kernel, program, provide, qemu, SETS } from "./lab/packages.ts";
+import { toolArgs } from "./tool_args.ts";
 
 const HELP = `Boots a guest behind vuelo and shows what works.
 
   deno task demo                 the whole show, about half a minute
   deno task demo --shell         leaves you in the guest's console
-  deno task demo --backend '...' another back-end's command, with {socket} in it
-`;
+  deno task demo --backend '...' another back-end's command, with {socket} in it`;
 const DNS = "192.0.2.53";
 const NAME = "demo.vuelo";
 const SIZE = 64 << 20;
@@ -292,18 +291,12 @@ async function showEnd(): Promise<void> {
 }
 
 async function main(): Promise<number> {
-  const options = parseArgs(Deno.args, {
-    boolean: ["shell", "help"],
+  const options = toolArgs({
+    name: "demo",
+    usage: HELP,
+    boolean: ["shell"],
     string: ["backend"],
-    unknown: (name: string) => {
-      console.error(`demo: unknown option ${name}\n\n${HELP}`);
-      Deno.exit(2);
-    },
   });
-  if (options.help) {
-    console.log(HELP);
-    return 0;
-  }
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     if (options.shell && signal === "SIGINT") continue; // the guest's own
     Deno.addSignalListener(signal, () => clean().finally(() => Deno.exit(130)));

@@ -1,23 +1,25 @@
-/**
- * Runs scenarios of a guest's migration by hand:
- *
- *     deno run -A scripts/migrate.ts --list
- *     deno run -A scripts/migrate.ts NAME... [--watch] [--from KIND] [--to KIND]
- *         [--repair HELPER] [--mtu BYTES] [--binary PATH]
- *     deno run -A scripts/migrate.ts --figures [COUNT...] [--times N] [--binary PATH]
- *
- * --figures measures vuelo beside passt, with so many connections (1, 200 and 5000).
- * KIND is vuelo, passt (of Debian trixie) or passt-sid; HELPER is vuelo, passt or none.
- * Needs root, or the right to make user namespaces.
- */
-import { parseArgs } from "@std/cli";
+/** Runs scenarios of a guest's migration by hand. See --help. */
 import type { BackendKind, HelperKind } from "../tests/support/migrate_backend.ts";
 import { figures } from "../tests/support/migrate_figures.ts";
 import { headline, row, scenarios } from "../tests/support/migrate_suite.ts";
 import { Suite } from "../tests/support/migrate_suite.ts";
 import { reenter, rights } from "../tests/support/lab_userns.ts";
+import { toolArgs } from "./tool_args.ts";
 
-const args = parseArgs(Deno.args, {
+const USAGE = `deno run -A scripts/migrate.ts [--list]
+deno run -A scripts/migrate.ts NAME... [--watch] [--from KIND] [--to KIND]
+    [--repair HELPER] [--mtu BYTES] [--binary PATH]
+deno run -A scripts/migrate.ts --figures [COUNT...] [--times N] [--binary PATH]
+
+--list shows the scenarios' names.
+--figures measures vuelo beside passt, with so many connections (1, 200 and 5000).
+KIND is vuelo, passt (of Debian trixie) or passt-sid; HELPER is vuelo, passt or none.
+Needs root, or the right to make user namespaces.`;
+
+const args = toolArgs({
+  name: "migrate",
+  usage: USAGE,
+  operands: true,
   string: ["from", "to", "repair", "binary", "mtu", "times"],
   boolean: ["list", "watch", "figures"],
 });

@@ -1,13 +1,9 @@
 /**
  * A guest in QEMU that moves between two hosts every minute, for as long as one likes, with
- * traffic of every kind, reboots, and frontends that come and go at the host it has left:
- *
- *     deno task soak [--minutes N] [--every SECONDS] [--binary PATH] [--queues N]
- *
+ * traffic of every kind, reboots, and frontends that come and go at the host it has left.
  * Says each minute what both vuelos hold, and in the end whether that has grown. Needs
- * root, or the right to make user namespaces.
+ * root, or the right to make user namespaces. See --help.
  */
-import { parseArgs } from "@std/cli";
 import { row } from "../tests/support/migrate_suite.ts";
 import { MigrationWorld } from "../tests/support/migrate_world.ts";
 import { Run } from "../tests/support/migrate_run.ts";
@@ -20,6 +16,7 @@ import { IPV4, IPV6 } from "../tests/support/netns.ts";
 import { frontends, labFar } from "../tests/soak/frontends.ts";
 import { judgeMemory, type Sample, sample } from "../tests/soak/sample.ts";
 import { traffic, WHILE_MOVING } from "../tests/soak/traffic.ts";
+import { toolArgs } from "./tool_args.ts";
 
 /** Where an agent beside each vuelo echoes, for frontends without a guest. */
 const ECHO = 7300;
@@ -30,7 +27,11 @@ const FRONTENDS = 5;
 const WARM = 10;
 const MINUTE = 60_000;
 
-const args = parseArgs(Deno.args, { string: ["minutes", "every", "binary", "queues"] });
+const args = toolArgs({
+  name: "soak",
+  usage: "deno task soak [--minutes N] [--every SECONDS] [--binary PATH] [--queues N]",
+  string: ["minutes", "every", "binary", "queues"],
+});
 
 interface Look extends Sample {
   readonly side: Side;

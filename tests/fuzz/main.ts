@@ -1,14 +1,11 @@
 /**
- * `deno task fuzz [TARGET...] [--seconds N] [--seed S] [--jobs K] [--save]` fuzzes each
- * target N seconds (all targets and 60 if not said), K at a time (1). A finding is written
- * to dist/fuzz/findings with the command that replays it, and the exit status is 1.
- * What was found out is kept in dist/fuzz/corpus for the next time; --save writes a small
- * part of it to tests/fuzz/corpus, which is committed.
- *
- * `deno task fuzz --replay FILE` runs one input on the sources as they are.
+ * Fuzzes what reads bytes from outside. A finding is written to dist/fuzz/findings with the
+ * command that replays it. What was found out is kept in dist/fuzz/corpus for the next
+ * time; --save writes a small part of it to tests/fuzz/corpus, which is committed. See
+ * --help.
  */
 import "./host/install.ts";
-import { parseArgs } from "@std/cli";
+import { toolArgs } from "../../scripts/tool_args.ts";
 import { FlightReader } from "./engine/flight.ts";
 import { makeTree } from "./engine/tree.ts";
 import { loadTarget, TARGETS } from "./targets.ts";
@@ -16,6 +13,12 @@ import { loadTarget, TARGETS } from "./targets.ts";
 const ROOT = new URL("../../", import.meta.url).pathname;
 const OUTPUT = `${ROOT}dist/fuzz/`;
 const FINDINGS = `${OUTPUT}findings/`;
+const USAGE = `deno task fuzz [TARGET...] [--seconds N] [--seed S] [--jobs K] [--save]
+deno task fuzz --replay FILE
+
+Fuzzes each target N seconds (all targets and 60 if not said), K at a time (1); the exit
+status is 1 if something was found. --replay runs one input on the sources as they are.
+Targets: ${TARGETS.join(" ")}`;
 /** An input that runs longer is one that never ends. */
 const HANG_MS = 60_000;
 const LOOK_MS = 2000;
@@ -150,7 +153,10 @@ function usage(message: string): never {
   Deno.exit(2);
 }
 
-const args = parseArgs(Deno.args, {
+const args = toolArgs({
+  name: "fuzz",
+  usage: USAGE,
+  operands: true,
   string: ["seconds", "seed", "jobs", "replay"],
   boolean: ["save"],
   default: { seconds: "60", jobs: "1", seed: String(Date.now() % 2 ** 32) },
