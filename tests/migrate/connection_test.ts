@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { Process, run } from "../support/lab_process.ts";
+import { Process, run, until } from "../support/lab_process.ts";
 import type { MoveFindings, MoveOrders } from "../support/move_worker.ts";
 import { FAMILIES, IPV4, Network } from "../support/netns.ts";
 
@@ -79,4 +79,24 @@ Deno.test("connections over a wire move with segment size and options", async (t
       assertEquals((await move(network, orders)).lost, "");
     });
   });
+});
+
+Deno.test("where a guest has come to is told on the wire, once it runs", async () => {
+  const network = await Network.create(1500);
+  try {
+    const { path, args, env } = network.ip;
+    const known = async (address: string) => {
+      const show = [path, ...args, "-n", network.peer, "neigh", "show", address];
+      return (await run(show, { env })).includes("lladdr");
+    };
+    for (const { host } of FAMILIES) assertEquals(await known(host), false);
+    const program = [Deno.execPath(), "run", "--quiet", "--allow-all"];
+    program.push(`${SUPPORT}announce_worker.ts`);
+    await run(program, { namespace: network.host });
+    for (const { host } of FAMILIES) {
+      await until(`the gateway knows where ${host} is`, () => known(host));
+    }
+  } finally {
+    await network.close();
+  }
 });
