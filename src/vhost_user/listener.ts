@@ -142,12 +142,18 @@ export class Listener {
     return NO_FD;
   }
 
-  /** Stops listening and removes the socket if it is still this one. */
+  /**
+   * Removes the socket if it is still this one, and then stops listening: another vuelo
+   * would take one that nobody listens at for stale, and have its own removed here.
+   */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    if (this.#identity !== "" && identityOf(this.path) === this.#identity) this.#remove();
     close(this.fd);
-    if (this.#identity === "" || identityOf(this.path) !== this.#identity) return;
+  }
+
+  #remove(): void {
     try {
       Deno.removeSync(this.path);
     } catch {

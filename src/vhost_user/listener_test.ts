@@ -72,6 +72,21 @@ inFolder("the end leaves alone what took the socket's place", (path) => {
   assertEquals(Deno.readTextFileSync(path), "new");
 });
 
+inFolder("the socket is nobody's to be replaced until it is removed", (path) => {
+  const listener = new Listener(path, log);
+  const { removeSync } = Deno;
+  Deno.removeSync = (name) => {
+    assertThrows(() => new Listener(path, log), StartError, "another process listens");
+    removeSync(name);
+  };
+  try {
+    listener.close();
+  } finally {
+    Deno.removeSync = removeSync;
+  }
+  assertThrows(() => Deno.lstatSync(path), Deno.errors.NotFound);
+});
+
 inFolder("paths that cannot be are refused with the reason", (path) => {
   const long = path + "x".repeat(108);
   assertThrows(() => new Listener(long, log), StartError, "expected a socket path");
