@@ -3,7 +3,8 @@
  * where ping sockets are allowed: started by src/flow/ping_test.ts, once as it is and once
  * with the MTU that loopback was given as argument. Exit status 0 if all is well.
  */
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { awaitReady, POLLIN } from "../../ffi/pipe.ts";
 import { limitsOf } from "../../src/config.ts";
 import { ip } from "./flow_config.ts";
 import { FlowWorld } from "./flow_world.ts";
@@ -152,6 +153,27 @@ function bound(): void {
   world.close();
 }
 
+/** A flood of replies for one identifier is taken a share at a time, others in between. */
+function turns(): void {
+  const many = 40;
+  const world = new FlowWorld({ config: { limits: limitsOf(64, { budget: 64 }) } });
+  world.driver.post(64, 1526);
+  const [{ out }] = FAMILIES;
+  for (let i = 0; i < many; i++) world.driver.send(echoPacket(out, 1, i, pattern(8)));
+  world.driver.send(echoPacket(out, 2, many, pattern(8)));
+  world.path.kicked(1);
+  world.path.turn();
+  const { table } = world.path;
+  assert(awaitReady(table.fd(table.limit - 1), POLLIN, 10_000), "an answer to the last");
+  for (let left = world.epoll.wait(0) - 1; left >= 0; left--) world.event(left);
+  world.path.turn();
+  const first = world.frames().map(readPacket);
+  assert(first.some(({ transport }) => transport.getUint16(4) === 2), "the other's turn");
+  assert(first.length < many, `${first.length} in one turn`);
+  assertEquals(first.length + frames(world, many + 1 - first.length).length, many + 1);
+  world.close();
+}
+
 const [mtu] = Deno.args;
 if (mtu === undefined) {
   echoes(true, false, 1526);
@@ -160,6 +182,7 @@ if (mtu === undefined) {
   echoes(true, true, 1526);
   noRoute();
   bound();
+  turns();
   others();
 } else {
   tooBig(Number(mtu));
