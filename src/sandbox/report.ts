@@ -153,7 +153,8 @@ function kindOf(target: string): string {
   return target.startsWith("/memfd:") ? "memory" : "file";
 }
 
-function lackingOf(
+/** What of the above a confined process would have and this one has not, a line each. */
+export function lackingOf(
   { threads, coreLimit, traceable }: Pick<
     ProcessReport,
     "threads" | "coreLimit" | "traceable"
