@@ -7,7 +7,8 @@ import { Ask, u64 } from "../support/frontend.ts";
 import { udpPacket } from "../support/guest_packets.ts";
 import { LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
-import { until } from "../support/lab_process.ts";
+import { inFolder, vuelo } from "../support/cli.ts";
+import { Process, until } from "../support/lab_process.ts";
 import { QueueDriver } from "../support/queue_driver.ts";
 
 const ENDS = {
@@ -113,6 +114,27 @@ withTwoPairs("sockets of both threads stop short of the limit", [
   await until("it is said", () => said.test(driver.process.output));
   assertMatch(driver.process.output, said);
   host.close();
+});
+
+Deno.test("lines beyond --log-rate are left out and counted", async () => {
+  await inFolder(async (folder) => {
+    const path = `${folder}/socket`;
+    const args = [...ARGS.slice(0, -2), "-f", "-s", path, "--log-rate", "1"];
+    const process = new Process(vuelo(args).flat());
+    try {
+      await process.says(/Sandbox: /);
+      await until("lines are left out", () => {
+        try {
+          close(connectUnix(path)); // of each there is a line
+        } catch {
+          // Too many wait: they have their lines, too.
+        }
+        return /\d+ lines were left out, more than 1 a second/.test(process.output);
+      });
+    } finally {
+      await process.stop();
+    }
+  });
 });
 
 const FEW = 400;

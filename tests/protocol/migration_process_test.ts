@@ -1,15 +1,18 @@
 /** A process that is to end, or whose frontend goes, in each phase of a move. */
 import { concat } from "@std/bytes";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { Errno } from "../../ffi/errno.ts";
 import { close } from "../../ffi/event.ts";
 import { setNonBlocking } from "../../ffi/memory.ts";
 import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
 
 import { encodeVuelo } from "../../src/wire/state/decode.ts";
+import { HEADER_SIZE } from "../../src/wire/state/header.ts";
 import { inFolder, vuelo } from "../support/cli.ts";
 import { emptyState } from "../support/fake_movable.ts";
 import { Ask, asU64, Frontend, payload, type Reply, u64 } from "../support/frontend.ts";
 import { until } from "../support/lab_process.ts";
+import { sampleState, tcpSample } from "../support/state_samples.ts";
 
 const OPTIONS = ["-f", "--one-off", "-a", "192.0.2.5/24", "-g", "192.0.2.1"];
 /** REPLY_ACK, DEVICE_STATE. */
@@ -55,14 +58,17 @@ class RemoteFrontend {
     await until("the stream's end", () => readSome(this.#end, buffer) === 0);
   }
   async writeAll(): Promise<void> {
-    const bytes = concat(encodeVuelo(emptyState(1)));
+    await this.write(concat(encodeVuelo(emptyState(1))));
+    close(this.#end);
+    this.#end = -1;
+  }
+
+  async write(bytes: Uint8Array<ArrayBuffer>): Promise<void> {
     let at = 0;
     await until("the stream is taken", () => {
       at += Math.max(0, writeSome(this.#end, bytes.subarray(at)));
       return at === bytes.length;
     });
-    close(this.#end);
-    this.#end = -1;
   }
 
   close(): void {
@@ -75,11 +81,13 @@ class RemoteFrontend {
 /** Runs a process that serves one frontend; what it said, once it has ended well. */
 async function serving(
   run: (remote: RemoteFrontend, child: Deno.ChildProcess) => Promise<void>,
+  more: readonly string[] = [],
 ): Promise<string> {
   let said = "";
   await inFolder(async (folder) => {
     const path = `${folder}/socket`;
-    const [program, args] = vuelo([...OPTIONS, "-s", path, "--repair-path", "none"]);
+    const options = [...OPTIONS, "-s", path, "--repair-path", "none", ...more];
+    const [program, args] = vuelo(options);
     const child = new Deno.Command(program, { args, stdin: "null", stderr: "piped" })
       .spawn();
     let frontend: Frontend | undefined;
@@ -148,4 +156,17 @@ Deno.test("a frontend that does not wait for a check's answer is sent away", asy
     await until("the connection ends", () => remote.frontend.ended);
   });
   assertStringIncludes(said, "before the reply to CHECK_DEVICE_STATE");
+});
+
+Deno.test("a state beyond --max-state is refused before it is there", async () => {
+  const { tcp: [{ flow }], ...rest } = sampleState();
+  const tcp = [tcpSample(flow, { receiveQueue: new Uint8Array(2 ** 20) })];
+  const stream = concat(encodeVuelo({ ...rest, tcp }));
+  const said = await serving(async (remote) => {
+    await remote.bring("loading");
+    await remote.write(stream.subarray(0, HEADER_SIZE + 4096));
+    assertEquals(await remote.ask(CHECK_DEVICE_STATE), Errno.EFBIG);
+    remote.close();
+  }, ["--max-state", "1"]);
+  assertStringIncludes(said, `expected ${2 ** 20} at most (--max-state)`);
 });
