@@ -55,8 +55,12 @@ function parseId(text: string): number | undefined {
  * namespace is an ordinary user that may not become another one, and stays.
  */
 export function defaultUser(): UserEntry | undefined {
-  if (effectiveUser() !== 0 || !isInitialUserNamespace()) return undefined;
+  if (!isRootOfHost()) return undefined;
   return findUser("nobody") ?? NOBODY;
+}
+
+function isRootOfHost(): boolean {
+  return effectiveUser() === 0 && isInitialUserNamespace();
 }
 
 function isInitialUserNamespace(): boolean {
@@ -83,7 +87,9 @@ export function dropPrivileges(config: Pick<Config, "runAs" | "repairPath">): bo
   const { runAs } = config;
   // Who wants no repair helper wants vuelo to repair connections itself.
   const repairs = config.repairPath === "none" && canRepair();
-  const changes = runAs !== undefined && runAs.uid !== effectiveUser();
+  // Root that is to stay root gives up its other groups all the same.
+  const changes = runAs !== undefined &&
+    (runAs.uid !== effectiveUser() || isRootOfHost());
   try {
     const before = ownCapabilities();
     const taken = changes && effectiveUser() === 0 && runAs.uid !== 0;

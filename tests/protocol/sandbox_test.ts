@@ -1,6 +1,7 @@
 /** What is in force for a running instance, from /proc; and that refused calls are. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Errno } from "../../ffi/errno.ts";
+import { landlockVersion } from "../../ffi/landlock.ts";
 import type { ProcessReport } from "../../src/sandbox/report.ts";
 import { background, inFolder, IS_ROOT, run, sandboxReport } from "../support/cli.ts";
 import { Process, until } from "../support/lab_process.ts";
@@ -8,6 +9,9 @@ import { ordinaryUser, vueloOf } from "../support/lab_user.ts";
 
 const FIXED = ["-a", "192.0.2.5/24", "-g", "192.0.2.1"];
 const NONE = "0000000000000000";
+const GROUP = 54322;
+/** Starts vuelo with supplementary groups. */
+const MORE_GROUPS = ["setpriv", "--groups", `${GROUP + 1},${GROUP + 2}`, "--"];
 const KINDS = ["socket", "file", "eventpoll", "eventfd", "pipe", "bpf-prog", "timerfd"];
 
 /** What holds for every thread, whoever started it. */
@@ -49,7 +53,25 @@ if (IS_ROOT) {
           assert(KINDS.includes(kind), kind);
         }
         assertStringIncludes(await Deno.readTextFile(`${folder}/log`), "info: Sandbox: ");
-      });
+      }, MORE_GROUPS);
+    });
+  });
+
+  Deno.test("root that stays root gives up other groups, and says what it keeps", async () => {
+    await inFolder(async (folder) => {
+      const args = [...FIXED, "-s", `${folder}/socket`, "--runas", `root:${GROUP}`];
+      await background(folder, args, async (pid, printed) => {
+        assertMatch(printed, /Sandbox: .*lacking: idle threads keep the capabilities/);
+        const { code, report } = await sandboxReport(pid);
+        assertEquals([code, report.lacking.length], [1, 2], report.lacking.join("\n"));
+        for (const { groups, supplementary, ...thread } of report.threads) {
+          assertEquals([groups, supplementary], [Array(4).fill(GROUP), []], thread.name);
+          assertEquals(thread.seccomp, "filter", thread.name);
+        }
+      }, MORE_GROUPS);
+      const strict = await run(["-f", ...args, "--sandbox", "strict"]);
+      assertEquals(strict.code, 1);
+      assertStringIncludes(strict.stderr, "--sandbox strict: idle threads keep");
     });
   });
 }
@@ -114,20 +136,30 @@ const ENOTSOCK = 88;
 
 /** Has the process that MAKERS stands for try what it may not, and checks the outcome. */
 async function checkRefused(makers: string): Promise<Record<string, unknown>> {
-  const { text, said } = await confined("refused", makers);
+  const folder = await Deno.makeTempDir({ prefix: "vuelo-sandbox-" });
+  for (const path of ["own/socket", "other/file"]) {
+    await Deno.mkdir(`${folder}/${path.slice(0, path.indexOf("/"))}`);
+    await Deno.writeTextFile(`${folder}/${path}`, "");
+  }
+  const { text, said } = await confined("refused", makers, folder);
+  await Deno.remove(folder, { recursive: true });
   assert(text !== "", said);
-  const { whole, thread, talk, repair, ...refused } = JSON.parse(text);
+  const { whole, thread, talk, repair, removed, ...refused } = JSON.parse(text);
   assertEquals(whole, true);
   for (const [call, result] of Object.entries(refused)) {
     const error = MISSING.includes(call) ? Errno.ENOSYS : Errno.EPERM;
     assertEquals(result, -error, call);
   }
   assertEquals(thread, "PermissionDenied");
-  return { talk, repair };
+  return { talk, repair, removed };
 }
 
 Deno.test("what the service never does is refused, on every thread; it can talk", async () => {
-  assertEquals((await checkRefused("service")).talk, "word");
+  const { talk, removed } = await checkRefused("service");
+  assertEquals(talk, "word");
+  // Its filter lets it remove files: which, is up to Landlock.
+  const other = landlockVersion() > 0 ? "PermissionDenied" : "removed";
+  assertEquals(removed, ["removed", other]);
 });
 
 for (const makers of ["repair", "repair,folder"]) {
@@ -159,4 +191,5 @@ Deno.test("Landlock: no files are opened or made; a socket can be removed", asyn
   // A thread that was there before: see confine.ts for why that does not matter.
   assertEquals(result.thread, result.reached.everyThread ? "PermissionDenied" : "read");
   assertEquals([result.made, result.removed], ["PermissionDenied", true]);
+  assertEquals(result.signal, result.version >= 6 ? -Errno.EPERM : 0);
 });

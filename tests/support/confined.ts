@@ -2,8 +2,9 @@
  * A process that confines itself as the service or the repair helper does and then makes a
  * system call, or all of those that are to be refused; prints what came of it, as JSON.
  *
- * Arguments: `refused MAKERS`, `deadly MAKERS NAME` (whose calls are allowed: `service`,
- * `repair`, `repair,folder`), or `files`.
+ * Arguments: `refused MAKERS FOLDER` (in which are `own/socket`, to be removed at the end,
+ * and `other/file`), `deadly MAKERS NAME` (whose calls are allowed: `service`, `repair`,
+ * `repair,folder`), or `files`.
  */
 import { Arena } from "../../ffi/arena.ts";
 import { forbidFiles } from "../../ffi/confinement.ts";
@@ -121,12 +122,21 @@ async function talk(): Promise<string> {
   return text;
 }
 
-function confineAll(makers: readonly string[]): boolean {
+function remove(path: string): string {
+  try {
+    Deno.removeSync(path);
+    return "removed";
+  } catch (error) {
+    return (error as Error).name;
+  }
+}
+
+function confineAll(makers: readonly string[], sockets: readonly string[] = []): boolean {
   dropCapabilities();
   const inForce = confine({
     mode: "default",
     makers: makers as Maker[],
-    sockets: [],
+    sockets,
     capabilities: true,
     repairs: false,
   });
@@ -141,11 +151,14 @@ if (what === "refused") {
   const read = otherThread();
   await read("");
   await talk();
-  results.whole = confineAll(makers);
+  const socket = `${name}/own/socket`;
+  results.whole = confineAll(makers, [socket]);
   for (const [call, how] of Object.entries(forbidden(makers))) results[call] = make(how);
   results.thread = await read("/etc/hostname");
-  if (makers.includes("service")) results.talk = await talk();
-  else results.repair = make(REPAIR);
+  if (makers.includes("service")) {
+    results.talk = await talk();
+    results.removed = [socket, `${name}/other/file`].map(remove);
+  } else results.repair = make(REPAIR);
 } else if (what === "files") {
   const read = otherThread();
   await read("");
@@ -155,6 +168,7 @@ if (what === "refused") {
   Deno.writeTextFileSync(`${folder}/socket`, "");
   results.version = landlockVersion();
   results.reached = forbidFiles(landlockVersion(), [folder]);
+  results.signal = rawCall([62, 129][COLUMN], Deno.ppid, 0);
   results.thread = await read("/proc/self/status");
   results.own = ((): string => {
     try {
