@@ -267,6 +267,22 @@ twoPairs(
   },
 );
 
+twoPairs(
+  "bad chains of the second pair go back and are reported, and it goes on",
+  async (driver) => {
+    const { driver: second, errors } = driver.pairs[1];
+    for (const [ring, writable] of [[second.tx, false], [second.rx, true]] as const) {
+      ring.offer([{ address: driver.ram.take(64), length: 64 }], !writable);
+    }
+    driver.kick(1);
+    await driver.signalled(errors[1]);
+    await until("a warning", () => /queue 3: .* chains/.test(driver.process.output));
+    const flow = new UdpFlow(driver);
+    await flow.up(1);
+    assertEquals(await flow.down(), 1);
+  },
+);
+
 queues(
   "frontends come and go; each finds both pairs, and no flow of the last",
   async (first, connect) => {

@@ -27,17 +27,10 @@ export function vuelo(args: readonly string[]): [program: string, args: string[]
   return [Deno.execPath(), ["run", "--quiet", "--allow-all", MAIN, ...args]];
 }
 
-/**
- * Runs vuelo until it ends and nobody holds its output any more.
- *
- * @param before a program and its arguments that start it
- */
-export async function run(
-  args: readonly string[],
-  before: readonly string[] = [],
-): Promise<Result> {
-  const [program, ...words] = [...before, ...vuelo(args).flat()];
-  const output = await new Deno.Command(program, { args: words, stdin: "null" }).output();
+/** Runs vuelo until it ends and nobody holds its output any more. */
+export async function run(args: readonly string[]): Promise<Result> {
+  const [program, all] = vuelo(args);
+  const output = await new Deno.Command(program, { args: all, stdin: "null" }).output();
   const decoder = new TextDecoder();
   return {
     code: output.code,
@@ -88,10 +81,9 @@ export async function background(
   folder: string,
   args: readonly string[],
   body: (pid: number, printed: string) => void | Promise<void>,
-  before: readonly string[] = [],
 ): Promise<void> {
   const pidFile = `${folder}/pid`;
-  const result = await run(["--pid", pidFile, ...args], before);
+  const result = await run(["--pid", pidFile, ...args]);
   if (result.code !== 0) throw new Error(`exit status ${result.code}: ${result.stderr}`);
   const pid = Number(await Deno.readTextFile(pidFile));
   try {
