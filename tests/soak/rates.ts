@@ -6,9 +6,14 @@ import { Process } from "../support/lab_process.ts";
 import type { Begin } from "./storms.ts";
 
 const FLOODER = new URL("flooder.ts", import.meta.url).pathname;
-/** Milliseconds of each measurement, and how many there are of either kind, in turns. */
-const WINDOW_MS = 500;
-const TURNS = 6;
+
+/** How long is measured, and how often. */
+export interface Pace {
+  /** Milliseconds of each measurement. */
+  readonly window: number;
+  /** How many there are, alone and beside the abuse, in turns. */
+  readonly turns: number;
+}
 
 /** Where a flood from outside leads. */
 export interface Forwarded {
@@ -27,8 +32,12 @@ function median(values: number[]): number {
 }
 
 /** Round trips a second, each after `abuse`. */
-async function rate(world: AbuseWorld, abuse: () => void): Promise<number> {
-  const end = performance.now() + WINDOW_MS;
+async function rate(
+  world: AbuseWorld,
+  window: number,
+  abuse: () => void,
+): Promise<number> {
+  const end = performance.now() + window;
   const start = performance.now();
   let trips = 0;
   for (; performance.now() < end; trips++) {
@@ -47,10 +56,11 @@ export async function stormRates(
   world: AbuseWorld,
   begin: Begin,
   each: number,
+  { window, turns }: Pace,
 ): Promise<Rates> {
   const [alone, beside]: number[][] = [[], []];
-  const calm = async () => void alone.push(await rate(world, () => {}));
-  if (begin.stays) { for (let turn = 0; turn < TURNS; turn++) await calm(); }
+  const calm = async () => void alone.push(await rate(world, window, () => {}));
+  if (begin.stays) { for (let turn = 0; turn < turns; turn++) await calm(); }
   const storm = await begin.start(world);
   const { guest } = world;
   let i = 0;
@@ -65,9 +75,9 @@ export async function stormRates(
     }
     guest.kick();
   };
-  for (let turn = 0; turn < TURNS; turn++) {
+  for (let turn = 0; turn < turns; turn++) {
     if (!begin.stays) await calm();
-    beside.push(await rate(world, abuse));
+    beside.push(await rate(world, window, abuse));
   }
   storm.end?.();
   return { alone: median(alone), beside: median(beside) };
@@ -110,10 +120,10 @@ class Download {
   }
 
   /** Bytes a second. */
-  async rate(data: Uint8Array): Promise<number> {
+  async rate(data: Uint8Array, window: number): Promise<number> {
     const start = performance.now();
     const before = this.bytes;
-    while (performance.now() < start + WINDOW_MS) this.step(data);
+    while (performance.now() < start + window) this.step(data);
     await Promise.resolve();
     return (this.bytes - before) * 1000 / (performance.now() - start);
   }
@@ -124,49 +134,53 @@ class Download {
   }
 }
 
+/** What `measure` finds alone, and while another process floods; in turns. */
+async function besideFlood(
+  kind: "tcp" | "udp",
+  { address, port }: Forwarded,
+  turns: number,
+  measure: () => Promise<number>,
+): Promise<Rates> {
+  const [alone, beside]: number[][] = [[], []];
+  for (let turn = 0; turn < turns; turn++) {
+    alone.push(await measure());
+    const args = ["run", "--quiet", "-A", FLOODER, kind, address, `${port}`];
+    const flooder = new Process([Deno.execPath(), ...args]);
+    try {
+      await flooder.says(/floods/);
+      beside.push(await measure());
+    } finally {
+      await flooder.stop("SIGKILL");
+    }
+  }
+  return { alone: median(alone), beside: median(beside) };
+}
+
 /** A download alone, and while another process floods a forwarded port; in turns. */
 export async function downloadRates(
   world: AbuseWorld,
   kind: "tcp" | "udp",
-  { address, port }: Forwarded,
+  forwarded: Forwarded,
+  { window, turns }: Pace,
 ): Promise<Rates> {
   const download = new Download(world);
   await download.open(30_000);
   const data = new Uint8Array(1 << 17);
-  const [alone, beside]: number[][] = [[], []];
-  for (let turn = 0; turn < TURNS; turn++) {
-    alone.push(await download.rate(data));
-    const args = ["run", "--quiet", "-A", FLOODER, kind, address, `${port}`];
-    const flooder = new Process([Deno.execPath(), ...args]);
-    try {
-      await flooder.says(/floods/);
-      beside.push(await download.rate(data));
-    } finally {
-      await flooder.stop("SIGKILL");
-    }
-  }
+  const measure = () => download.rate(data, window);
+  const rates = await besideFlood(kind, forwarded, turns, measure);
   download.close();
-  return { alone: median(alone), beside: median(beside) };
+  return rates;
 }
 
 /** Round trips alone, and while another process floods a forwarded port; in turns. */
-export async function peerRates(
+export function peerRates(
   world: AbuseWorld,
   kind: "tcp" | "udp",
-  { address, port }: Forwarded,
+  forwarded: Forwarded,
+  { window, turns }: Pace,
 ): Promise<Rates> {
-  const [alone, beside]: number[][] = [[], []];
-  for (let turn = 0; turn < TURNS; turn++) {
-    alone.push(await rate(world, () => {}));
-    const args = ["run", "--quiet", "-A", FLOODER, kind, address, `${port}`];
-    const flooder = new Process([Deno.execPath(), ...args]);
-    try {
-      await flooder.says(/floods/);
-      beside.push(await rate(world, () => {}));
-    } finally {
-      await flooder.stop("SIGKILL");
-    }
-    world.to.pump();
-  }
-  return { alone: median(alone), beside: median(beside) };
+  return besideFlood(kind, forwarded, turns, () => {
+    world.to.pump(); // what the last flood has left
+    return rate(world, window, () => {});
+  });
 }

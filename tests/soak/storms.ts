@@ -1,6 +1,7 @@
 /** What a guest sends, or is sent, beside its good flow. */
 import { type AbuseWorld, noise, noiseBytes } from "../support/abuse_world.ts";
 import { address } from "../support/dhcp.ts";
+import { KINDS, LONGEST } from "../support/frame_lengths.ts";
 import { ENDS } from "../support/good_flow.ts";
 import { type Addresses, echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, LOOPBACK6 } from "../support/host_tcp.ts";
@@ -174,9 +175,30 @@ const everySegment: Begin = {
   },
 };
 
+/** A step that comes to all lengths, as it has no divisor in common with their number. */
+const STEP = 7919;
+
+/** Frames of all lengths, of another kind each time. */
+const everyLength: Begin = {
+  start: () => {
+    const bytes = noiseBytes(noise(77), LONGEST);
+    const head = bytes.slice(0, 64);
+    return {
+      next: (i) => {
+        const length = i * STEP % (LONGEST + 1);
+        const frame = bytes.subarray(0, length);
+        frame.set(head.subarray(0, length));
+        KINDS[length % KINDS.length][1](frame, length);
+        return frame;
+      },
+    };
+  },
+};
+
 /** The abuses by their names. */
 export const STORMS: Readonly<Record<string, Begin>> = {
-  "noise of every length": {
+  "frames of every length, of 14 kinds": everyLength,
+  "noise of up to 2,000 bytes": {
     start: () => {
       const next = noise(5);
       const bytes = noiseBytes(next, 200_000);
@@ -195,20 +217,20 @@ export const STORMS: Readonly<Record<string, Begin>> = {
     },
   },
   "segments of no connection": { start: () => segments(ENDS, CLOSED, "A") },
-  "the same, IPv6": { start: () => segments(ENDS6, CLOSED, "A") },
+  "segments of no connection, IPv6": { start: () => segments(ENDS6, CLOSED, "A") },
   "segments with all flags, in all places": everySegment,
   "SYNs that are refused": { start: () => segments(ENDS, CLOSED, "S") },
   "SYNs that are refused, IPv6": { start: () => segments(ENDS6, CLOSED, "S") },
   "SYNs that are accepted": accepted(false),
   "SYNs that are accepted, IPv6": accepted(true),
-  "beyond 200,000 SYNs to one who accepts": connections,
+  "more than 200,000 connections to one who accepts": connections,
   "guest that never reads, acknowledges nothing": guestNeverReads(65535, "guest"),
   "guest that never reads, windows closed": guestNeverReads(0, "guest"),
-  "peers that send to it": guestNeverReads(0, "peer"),
+  "peers that send to a guest that never reads": guestNeverReads(0, "peer"),
   "data to peers that never read": peerNeverReads,
   "datagrams from one port": { start: () => datagrams(ENDS, 1) },
   "datagrams from 50,000 ports": { start: () => datagrams(ENDS, 50_000) },
-  "the same datagrams, IPv6": { start: () => datagrams(ENDS6, 50_000) },
+  "datagrams from 50,000 ports, IPv6": { start: () => datagrams(ENDS6, 50_000) },
   "pings with 50,000 identifiers": {
     start: () => varied(echoPacket(ENDS, 1, 1, EMPTY), 50_000, 38),
   },
