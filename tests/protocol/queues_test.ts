@@ -1,7 +1,7 @@
 /** Two queue pairs as a driver sees them: which thread has a flow, and what moves it. */
 import { assert, assertEquals } from "@std/assert";
 import { parseAddress } from "../../src/wire/address.ts";
-import { Ask, payload } from "../support/frontend.ts";
+import { Ask, GuestRam as LogFile, payload } from "../support/frontend.ts";
 import { GUEST_MAC, readPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, LOOPBACK4 } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
@@ -141,18 +141,51 @@ for (const pairs of [1, 2, 8]) {
   });
 }
 
+const ARP = new Uint8Array(60);
+ARP.set([255, 255, 255, 255, 255, 255, ...GUEST_MAC, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+ARP.set([...GUEST_MAC, 192, 0, 2, 5, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1], 22);
+
 /** Asks for the gateway's address on a pair, and gets the answer there. */
 async function askOn(driver: QueueDriver, pair: number): Promise<void> {
-  const arp = new Uint8Array(60);
-  arp.set([255, 255, 255, 255, 255, 255, ...GUEST_MAC, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
-  arp.set([...GUEST_MAC, 192, 0, 2, 5, 0, 0, 0, 0, 0, 0, 192, 0, 2, 1], 22);
-  driver.send(pair, arp);
+  driver.send(pair, ARP);
   const [from] = await driver.receive((frame) => frame[13] === 6 && frame[21] === 2);
   assertEquals(from, pair);
 }
 
 twoPairs("what the guest asks on a pair is answered on it", async (driver) => {
   for (const pair of [1, 0, 1]) await askOn(driver, pair);
+});
+
+const PAGE = 4096;
+
+twoPairs("what each thread writes is marked in the dirty log", async (driver) => {
+  const { memory, regions: [{ address, size }] } = driver.ram;
+  const log = new LogFile(PAGE);
+  await driver.logTo(log.fd, PAGE);
+  const now = () => new Uint8Array(memory.buffer, memory.translate(address, size), size);
+  for (const pair of [1, 0, 1]) {
+    const { rx, tx } = driver.pairs[pair].driver;
+    driver.pairs[pair].driver.send(ARP);
+    const used = () => [rx, tx].map((ring) => ring.used.getUint16(2, true)).join();
+    const [usedBefore, before] = [used(), now().slice()];
+    driver.kick(pair);
+    await until("the answer", () => {
+      return used().split(",").every((index, i) => index !== usedBefore.split(",")[i]);
+    });
+    // Bytes are marked once they have been written.
+    await until("marks of all that was written", () => {
+      const after = now();
+      for (let at = 0; at < size; at++) {
+        if (before[at] === after[at]) continue;
+        const page = Math.floor((address + at) / PAGE);
+        if ((log.view.getUint8(page >> 3) & 1 << (page & 7)) === 0) return false;
+      }
+      return true;
+    });
+    driver.pairs[pair].driver.receive();
+    new Uint8Array(log.view.buffer).fill(0);
+  }
+  log.close();
 });
 
 Deno.test("frames of both pairs are captured", async () => {

@@ -7,6 +7,7 @@ import {
   asU64,
   Frontend,
   memoryTable,
+  payload,
   region,
   type Reply,
   state,
@@ -14,14 +15,17 @@ import {
   vringAddress,
 } from "./frontend.ts";
 import { Process, until } from "./lab_process.ts";
-import { GuestRam, MockDriver } from "./mock_driver.ts";
+import { GuestRam, type GuestRing, MockDriver } from "./mock_driver.ts";
 
-/** MQ, REPLY_ACK, CONFIG. */
-const PROTOCOL = 2 ** 0 + 2 ** 3 + 2 ** 9;
+/** MQ, LOG_SHMFD, REPLY_ACK, CONFIG. */
+const PROTOCOL = 2 ** 0 + 2 ** 1 + 2 ** 3 + 2 ** 9;
 /** VERSION_1 is bit 32; MRG_RXBUF, protocol features. */
 export const ONE_PAIR: number = 2 ** 32 + 2 ** 15 + 2 ** 30;
 /** With MQ. */
 const FEATURES = ONE_PAIR + 2 ** 22;
+const LOG_ALL = 2 ** 26;
+/** VHOST_VRING_F_LOG */
+const RING_LOG = 1;
 const USER = 0x7f00_0000_0000;
 const RING = 64;
 
@@ -94,15 +98,9 @@ export class QueueDriver {
     const kicks: number[] = [];
     const errors: number[] = [];
     for (const [ring, queue] of [[driver.rx, 2 * i], [driver.tx, 2 * i + 1]] as const) {
-      const user = (offset: number) => USER + this.#addressOf(offset);
-      const { descOffset, usedOffset, availOffset } = ring.layout;
       await this.do(Ask.SET_VRING_NUM, state(queue, RING));
       await this.do(Ask.SET_VRING_BASE, state(queue, 0));
-      const places = [descOffset, usedOffset, availOffset].map(user);
-      await this.do(
-        Ask.SET_VRING_ADDR,
-        vringAddress(queue, places[0], places[1], places[2]),
-      );
+      await this.#place(queue, ring, 0);
       await this.do(Ask.SET_VRING_CALL, u64(queue), [this.event()]);
       errors.push(this.event());
       await this.do(Ask.SET_VRING_ERR, u64(queue), [errors.at(-1)!]);
@@ -112,6 +110,26 @@ export class QueueDriver {
     this.pairs.push({ driver, kicks, errors });
     await this.enable(i, true);
     driver.post(RING / 2, 2048);
+  }
+
+  async #place(queue: number, { layout }: GuestRing, flags: number): Promise<void> {
+    const user = (offset: number) => USER + this.#addressOf(offset);
+    const { descOffset, usedOffset, availOffset, usedLogAddress } = layout;
+    const places = [descOffset, usedOffset, availOffset].map(user);
+    await this.do(
+      Ask.SET_VRING_ADDR,
+      vringAddress(queue, places[0], places[1], places[2], flags, usedLogAddress),
+    );
+  }
+
+  /** Has what the device writes marked in the file `fd`, as QEMU does while rings run. */
+  async logTo(fd: number, size: number): Promise<void> {
+    await this.ask(Ask.SET_LOG_BASE, payload(["u64", size], ["u64", 0]), [fd]);
+    await this.do(Ask.SET_FEATURES, u64(FEATURES + LOG_ALL));
+    for (const [i, { driver }] of this.pairs.entries()) {
+      await this.#place(2 * i, driver.rx, RING_LOG);
+      await this.#place(2 * i + 1, driver.tx, RING_LOG);
+    }
   }
 
   #addressOf(offset: number): number {
