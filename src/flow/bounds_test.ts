@@ -190,6 +190,28 @@ bounded("without sockets, SYNs and connections wait until one is free", {
   assertEquals(world.flows, 2);
 });
 
+inWorld("at the bound of all flows peers are reset and SYNs wait", (world) => {
+  const [one, two] = [world.connect(), world.connect()];
+  const forwarded = world.listen();
+  const peer = world.keep(HostTcp.connect(LOOPBACK4, forwarded.port));
+  const late = world.guest(world.listen().port);
+  const lines = logged(() => {
+    late.in("S", SYN);
+    assertEquals(world.path.tcp.onListener(forwarded.fd, 80), true);
+  });
+  assertEquals([world.flows, late.out()], [2, []]);
+  assertEquals(peer.receive(), ECONNRESET);
+  assertEquals(lines.length, 1);
+  assertMatch(
+    lines[0],
+    /^warning: 2 flows are all .*--max-flows\): peers are refused, the/,
+  );
+  one.guest.finish(one.host);
+  late.in("S", { ...SYN, seq: 0 });
+  world.until("SYN and ACK", () => late.peerIsn !== undefined);
+  talks(two, world);
+}, { flows: FLOWS, config: { limits: { ...limitsOf(FLOWS), flows: 2 } } });
+
 bounded("flows of one kind leave room for the others", { tcp: 2 }, (world) => {
   for (let i = 0; i < 2; i++) talks(world.connect(), world);
   const lines = logged(() => {
