@@ -1,6 +1,17 @@
 /** What moves with a guest, though neither end of a connection sees it at once. */
 import { assert, assertEquals } from "@std/assert";
+import {
+  getOption,
+  IP_MTU_DISCOVER,
+  IP_TTL,
+  lastAddress,
+  localAddress,
+  PMTUDISC_DONT,
+  SOL_IP,
+} from "../../ffi/socket.ts";
 import type { ForwardRule } from "../../src/config.ts";
+import { FLOW_WORDS, FlowKind } from "../../src/flow/table.ts";
+import { UdpFlag, UdpWord } from "../../src/flow/udp_layout.ts";
 import { Forwarder } from "../../src/flow/forward.ts";
 import { GuestMove } from "../../src/migrate/guest_move.ts";
 import { OwnRepair } from "../../src/repair/switch.ts";
@@ -53,23 +64,37 @@ for (const six of [false, true]) {
   });
 }
 
-Deno.test("how long a UDP flow has been idle moves with it", () => {
+Deno.test("a UDP flow keeps its port, its packets' fields and how long it was idle", () => {
   const world = new FlowWorld();
+  const { table } = world.path;
   world.driver.post(64, 2048);
   const move = new GuestMove(world.path, new Forwarder(world.path), () => FACTS);
   const peer = new HostUdp(LOOPBACK);
   const out = { from: ip("192.0.2.10"), to: ip("192.0.2.1") };
   world.driver.send(udpPacket(out, 4000, peer.port, pattern(3)));
   world.settle();
+  const port = peer.receive()?.port;
+  const flow = () => {
+    for (let i = 0; i < table.limit; i++) if (table.kind(i) === FlowKind.udp) return i;
+    throw new Error("there is no flow");
+  };
+  const at = flow() * FLOW_WORDS;
+  table.words[at + UdpWord.ttl] = 5;
+  table.words[at] |= UdpFlag.fragments;
   world.path.now += 50_000;
   assertEquals(move.freeze(), 0);
   const state = move.save();
   const [{ idle }] = state.udp;
   assert(idle >= 50_000 && idle < 60_000, `${idle} ms`);
   move.discard();
-  assertEquals(world.path.table.count, 0);
+  assertEquals(table.count, 0);
   assertEquals(move.restore(state), 0);
   assertEquals(move.save().udp.map((flow) => flow.idle), [idle]);
+  const fd = table.fd(flow());
+  assert(localAddress(fd));
+  assertEquals(lastAddress.port, port);
+  assertEquals(getOption(fd, SOL_IP, IP_TTL), 5);
+  assertEquals(getOption(fd, SOL_IP, IP_MTU_DISCOVER), PMTUDISC_DONT);
   move.discard();
   peer.close();
   world.close();

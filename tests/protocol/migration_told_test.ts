@@ -8,7 +8,7 @@ import type { RepairSwitch } from "../../src/repair/switch.ts";
 import { emptyState } from "../support/fake_movable.ts";
 import { FlowWorld } from "../support/flow_world.ts";
 import { logged } from "../support/logged.ts";
-import { moving, SAVE } from "../support/side_of_move.ts";
+import { moving, SAVE, saved } from "../support/side_of_move.ts";
 import { sampleState } from "../support/state_samples.ts";
 import { leave, repair, restore, save } from "../support/tcp_move.ts";
 import { inWorld, pattern } from "../support/tcp_world.ts";
@@ -124,6 +124,31 @@ moving("a long transfer tells how far it has come, once a second", (source, targ
     target.run();
     assertEquals(target.migration.check(), 0);
     assertMatch(target.log.lines.join("\n"), /^migration: \d\.\d MB moved$/m);
+  } finally {
+    performance.now = now;
+  }
+});
+
+moving("what no helper thaws within a minute is given up, and said", (source) => {
+  const { guest, migration, log } = source;
+  saved(source);
+  guest.failing.set("thaw", Errno.ENOTCONN);
+  migration.ringsRun();
+  guest.take();
+  const { now } = performance;
+  let later = 59_000;
+  performance.now = () => now.call(performance) + later;
+  try {
+    migration.tick();
+    assert(!guest.take().includes("reset"), "before a minute has passed");
+    later = 61_000;
+    migration.tick();
+    assertEquals(guest.take(), ["reset"]);
+    assertMatch(log.lines.at(-1)!, /no repair helper came/);
+    migration.tick();
+    assertEquals(guest.take(), []);
+    guest.failing.clear();
+    saved(source);
   } finally {
     performance.now = now;
   }
