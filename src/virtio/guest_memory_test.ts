@@ -63,6 +63,21 @@ Deno.test("translate() accepts exactly the ranges within one region", () => {
   });
 });
 
+Deno.test("before and after each region lie two MiB without memory", () => {
+  const size = 2 ** 21; // as mappings are aligned: nothing else would part them
+  withFile(3 * size, (fd) => {
+    const regions = [0, 1, 2].map((i) => region(i * size, size, i * size));
+    memory.setTable(regions, [fd, fd, fd]);
+    for (const { guestAddress } of regions) {
+      const at = memory.base + memory.translate(guestAddress, size);
+      assertEquals(permissions(at), "rw-s");
+      for (const outside of [at - 1, at - size, at + size, at + 2 * size - 1]) {
+        assertEquals(permissions(outside), "---p");
+      }
+    }
+  });
+});
+
 Deno.test("regions show their part of the file", () => {
   withFile(8 * PAGE, (fd) => {
     memory.setTable([region(0, 8 * PAGE)], [fd]);
