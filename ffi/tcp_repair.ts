@@ -4,6 +4,7 @@
  * mode needs rights; all that is here does not.
  */
 import { Arena } from "./arena.ts";
+import { Errno, errno } from "./errno.ts";
 import { rare } from "./libc.ts";
 import {
   getOption,
@@ -160,7 +161,11 @@ export function refreshMss(fd: number): void {
 
 /** send(); bytes taken, or -1 with errno(). In repair mode they enter the selected queue. */
 export function sendBytes(fd: number, bytes: Uint8Array<ArrayBuffer>, flags = 0): number {
-  return sys.send(fd, bytes, bytes.length, flags);
+  let count: number;
+  do {
+    count = sys.send(fd, bytes, bytes.length, flags);
+  } while (count === -1 && errno() === Errno.EINTR);
+  return count;
 }
 
 /** recv(); bytes, 0 at the end, or -1 with errno(). */
@@ -169,7 +174,11 @@ export function receiveBytes(
   into: Uint8Array<ArrayBuffer>,
   flags: number,
 ): number {
-  return sys.recv(fd, into, into.length, flags);
+  let count: number;
+  do {
+    count = sys.recv(fd, into, into.length, flags);
+  } while (count === -1 && errno() === Errno.EINTR);
+  return count;
 }
 
 /** Name of the interface that the socket is bound to, "" if none. */

@@ -184,7 +184,11 @@ export function peerGroupsOf(fd: number): number[] {
 export function isHungUp(fd: number): boolean {
   view.setInt32(POLL_AT, fd, true);
   view.setUint32(POLL_AT + 4, POLLRDHUP, true);
-  if (sys.poll(pollfd, 1, 0) !== 1) return false;
+  let count: number;
+  do {
+    count = sys.poll(pollfd, 1, 0);
+  } while (count === -1 && errno() === Errno.EINTR);
+  if (count !== 1) return false;
   return (view.getUint16(POLL_AT + 6, true) & (POLLHUP | POLLRDHUP)) !== 0;
 }
 

@@ -8,6 +8,8 @@ export type Received = ReturnType<typeof readSegment>;
 const EMPTY: Uint8Array = new Uint8Array(0);
 const MSS = 1460;
 const ISS = 1000;
+/** Under way at once: half the transmit ring. */
+const WINDOW = 60 * MSS;
 
 /** Byte `i` of a stream. */
 export function pattern(length: number, from = 0): Uint8Array<ArrayBuffer> {
@@ -27,6 +29,8 @@ export class GuestTcp {
   ended = false;
   /** FIN was acknowledged. */
   finished = false;
+  /** It takes nothing, and acknowledges nothing. */
+  mute = false;
 
   constructor(
     readonly emit: (frame: Uint8Array) => void,
@@ -52,7 +56,8 @@ export class GuestTcp {
       else if (this.#ack !== 0) this.#segment("SA", ISS, EMPTY, synOptions(MSS));
       return;
     }
-    for (let at = this.#acked; at < this.#sent.length; at += MSS) {
+    const end = Math.min(this.#sent.length, this.#acked + WINDOW);
+    for (let at = this.#acked; at < end; at += MSS) {
       const data = this.#sent.subarray(at, at + MSS);
       this.#segment("PA", ISS + 1 + at, data);
     }
@@ -70,6 +75,10 @@ export class GuestTcp {
     all.set(data, this.#sent.length);
     this.#sent = all;
     this.again();
+  }
+  /** Asks whether the other side is still there. */
+  probe(): void {
+    this.#segment("A", ISS + this.#sent.length);
   }
   finish(): void {
     this.#fin = true;
@@ -92,6 +101,7 @@ export class GuestTcp {
       return this.#acknowledge();
     }
     if (this.passive) this.established = true;
+    if (this.mute) return;
     const acked = (segment.ack - ISS - 1) >>> 0;
     if (acked > this.#acked) this.#acked = Math.min(acked, this.#sent.length);
     if (this.#fin && acked === this.#sent.length + 1) this.finished = true;

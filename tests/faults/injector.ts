@@ -10,6 +10,7 @@ export type Fault = number;
 /** The call moves a part of the bytes, or of the messages. */
 export const SHORT: Fault = -2;
 
+const EPERM = 1;
 const EAGAIN = 11;
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
 const EPOLL_CTL_DEL = 2;
@@ -26,6 +27,8 @@ const MOST_LOOKED_AT = 400;
 const MSG_PEEK = 2;
 const SOL_SOCKET = 1;
 const SO_TYPE = 3;
+const IPPROTO_TCP = 6;
+const TCP_REPAIR = 19;
 const SOCK_STREAM = 1;
 /** struct msghdr: where iov and iovlen are. */
 const IOV_AT = 16;
@@ -48,6 +51,8 @@ export class Injector {
   /** Calls come from vuelo, not from the test. */
   armed = false;
   decide: Decide = () => undefined;
+  /** The process has no right to repair TCP connections. */
+  denies = false;
   /** Takes the places of the source that led to each call, while it is set. */
   reached: ((places: readonly string[]) => void) | undefined;
   #errno: Int32Array | undefined;
@@ -94,6 +99,9 @@ export class Injector {
       // A repair helper warms up with tens of thousands of calls, all from a few sites.
       if (this.real && ++calls > MOST_LOOKED_AT) return call(...args);
       if (this.armed) this.reached?.(places());
+      if (this.denies && this.armed && isRepair(name, args)) {
+        return this.#fail(name, call, args, EPERM);
+      }
       if (name === "epoll_wait" && !this.real) args[3] = Math.min(args[3] as number, 1);
       // To stop watching takes the kernel nothing that it may lack.
       const sure = name === "epoll_ctl" && args[1] === EPOLL_CTL_DEL;
@@ -199,6 +207,10 @@ export class Injector {
   }
 }
 
+function isRepair(name: string, args: readonly unknown[]): boolean {
+  return name === "setsockopt" && args[1] === IPPROTO_TCP && args[2] === TCP_REPAIR;
+}
+
 /** What is called by number is known by that, and by the first argument of prctl(). */
 function exactly(name: string, args: readonly unknown[]): string {
   if (name === "prctl") return `prctl ${args[0]}`;
@@ -211,7 +223,7 @@ function view(pointer: Pointer, length: number): ArrayBuffer {
 }
 
 const FRAME =
-  /at (?:new )?(?:Object\.)?([\w.#<>]*) ?\(?file:\/\/.*?\/((?:(?:ffi|src|tests)\/[\w/]+|main)\.ts):(\d+)/;
+  /at (?:new )?(?:(?:\w+\.)?[gs]et )?(?:Object\.)?([\w.#<>]*)(?: \[as \w+\])? ?\(?file:\/\/.*?\/((?:(?:ffi|src|tests)\/[\w/]+|main)\.ts):(\d+)/;
 
 /** A frame of vuelo's: its function, file and line. */
 type Frame = readonly [by: string, file: string, line: string];

@@ -1,8 +1,13 @@
 /** Whole lives of a guest, which end as they began. */
 import type { Config } from "../../src/config.ts";
 import { Rehearsal } from "../../src/rehearsal/rehearsal.ts";
+import { fullMove } from "./full_queues.ts";
+import type { HelperThread } from "./helper_thread.ts";
 import type { Injector } from "./injector.ts";
-import { Life, outcomeOf, type Report } from "./scenario.ts";
+import { halfMessage, oddDescriptors, secondFrontend } from "./odd_frontend.ts";
+import { outcomeOf, type Report } from "./outcome.ts";
+import type { Live } from "./run.ts";
+import { Life } from "./scenario.ts";
 import { FaultWorld, type Ways } from "./world.ts";
 
 /** Lives through all steps; what failed on the way. @throws {Error} a finding */
@@ -67,7 +72,60 @@ export function liveWithHelper(injector: Injector, after: () => void): Report {
   });
 }
 
-export const LIVES = [live, live6, livePasst, liveRehearsing, liveWithHelper] as const;
+/** A frontend that is not like others, and a move by other ways. */
+export function liveOdd(injector: Injector, after: () => void): Report {
+  return within(injector, after, {}, (life) => {
+    life.connect();
+    secondFrontend(life);
+    oddDescriptors(life);
+    halfMessage(life);
+    life.udp();
+    life.move({ toFile: true, asksEarly: true });
+  });
+}
+
+/** A vuelo that looks for events before it sleeps, and much traffic. */
+export function livePolling(injector: Injector, after: () => void): Report {
+  return within(injector, after, { changes: { pollMs: 1 } }, (life) => {
+    life.connect();
+    life.udp();
+    life.manyDatagrams();
+    life.tcp();
+  });
+}
+
+/** Connections move in the middle of what they do. */
+export function liveFull(injector: Injector, after: () => void): Report {
+  return within(injector, after, {}, (life) => {
+    life.connect();
+    fullMove(life);
+  });
+}
+
+/** A vuelo without rights, that moves with a repair helper's. */
+export function liveHelped(helper: HelperThread): Live {
+  return (injector, after) =>
+    within(injector, after, { helper }, (life) => {
+      life.connect();
+      life.move();
+    });
+}
+
+const LIVES: readonly Live[] = [
+  live,
+  live6,
+  livePasst,
+  liveRehearsing,
+  liveWithHelper,
+  liveOdd,
+  livePolling,
+  liveFull,
+];
+
+/** All lives there are; those with a repair helper that does something, if there is one. */
+export function livesWith(helper: HelperThread | undefined): readonly Live[] {
+  return helper === undefined ? LIVES : [...LIVES, liveHelped(helper)];
+}
 
 function within(
   injector: Injector,

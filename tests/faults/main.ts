@@ -10,11 +10,12 @@ import type { Way } from "./starts.ts";
 
 const injector = Injector.install();
 const { faultName, faultsOf } = await import("./errors.ts");
-const { LIVES } = await import("./lives.ts");
+const { livesWith } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { failingOf, judge, start, surveyStart, WAYS } = await import("./starts.ts");
 const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
 const { canRepair } = await import("../../src/repair/switch.ts");
+const { HelperThread } = await import("./helper_thread.ts");
 const { callSites } = await import("./call_sites.ts");
 const { log } = await import("../../src/log.ts");
 
@@ -37,26 +38,29 @@ function tell(result: Awaited<ReturnType<typeof once>>, what: string): void {
 
 log.configure({ level: "error", size: 0 });
 const known = new Set<string>();
-let lives = 0;
+let lived = 0;
 const places = new Set<string>();
 injector.reached = (reached) => reached.forEach((place) => places.add(place));
-for (const living of LIVES) {
+/** A helper needs the right that it is there for. */
+const helper = canRepair() ? await HelperThread.start() : undefined;
+const lives = livesWith(helper);
+for (const living of lives) {
   for (const site of survey(injector, living).values()) {
     if (!site.site.includes(words)) continue;
     // What another life has tried already, this one tries once.
     const again = known.has(site.site);
     known.add(site.site);
     const faults = faultsOf(site.name);
-    for (const fault of again ? [faults[lives % faults.length]] : faults) {
+    for (const fault of again ? [faults[lived % faults.length]] : faults) {
       for (const nth of new Set(again ? [site.calls] : [1, site.calls])) {
         const what = `${site.site}: ${faultName(fault)}, call ${nth}`;
         tell(once(injector, living, site, fault, nth), what);
-        lives++;
+        lived++;
       }
     }
   }
 }
-console.log(`${known.size} call sites: ${lives} lives with one fault`);
+console.log(`${known.size} call sites: ${lived} lives with one fault`);
 
 /** Starts of processes, several at a time. */
 const AT_ONCE = 3;
@@ -89,8 +93,7 @@ for (const way of WAYS) {
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
 }
-/** A helper needs the right that it is there for. */
-for (const form of canRepair() ? ["socket", "folder"] as const : []) {
+for (const form of helper !== undefined ? ["socket", "folder"] as const : []) {
   const surveyed = await surveyHelper(form);
   surveyed.places.forEach((place) => places.add(place));
   const todo = failingOf(WAYS[0], surveyed.sites, tried)
@@ -112,7 +115,7 @@ for (const form of canRepair() ? ["socket", "folder"] as const : []) {
 }
 console.log(`${tried.size} call sites: ${starts} starts with one fault`);
 for (let seed = 1; seed <= seeds; seed++) {
-  tell(storm(injector, LIVES[seed % LIVES.length], seed, PROBABILITY), `seed ${seed}`);
+  tell(storm(injector, lives[seed % lives.length], seed, PROBABILITY), `seed ${seed}`);
 }
 const missed = callSites((name) => faultsOf(name).length > 0)
   .filter(({ at }) => !places.has(at));

@@ -62,11 +62,30 @@ export class Peer {
 
   /** Sends a request, and waits for its answer. @throws {Gone} if none comes any more */
   ask(request: number, bytes = new Uint8Array(0), fds: readonly number[] = []): Reply {
-    const head = payload(["u32", request], ["u32", NEED_REPLY], ["u32", bytes.length]);
+    this.tell(request, bytes, fds);
+    return this.answer(request);
+  }
+
+  /**
+   * Sends a request.
+   *
+   * @param length what its header says that follows it
+   */
+  tell(
+    request: number,
+    bytes = new Uint8Array(0),
+    fds: readonly number[] = [],
+    length = bytes.length,
+  ): void {
+    const head = payload(["u32", request], ["u32", NEED_REPLY], ["u32", length]);
     const whole = new Uint8Array(head.length + bytes.length);
     whole.set(head);
     whole.set(bytes, head.length);
     if (send(this.#fd, whole, fds) !== whole.length) throw new Gone("closed");
+  }
+
+  /** Waits for the answer to a request. @throws {Gone} if none comes any more */
+  answer(request: number): Reply {
     for (let i = 0; i < PATIENCE; i++) {
       this.turn();
       const reply = this.#reply();

@@ -3,8 +3,6 @@
  * ways that are stated for it; done again, it has to succeed.
  */
 import { close } from "../../ffi/event.ts";
-import { setNonBlocking } from "../../ffi/memory.ts";
-import { createPipe, readSome, writeSome } from "../../ffi/pipe.ts";
 import {
   AF_INET,
   closeFd,
@@ -13,36 +11,20 @@ import {
   SOCK_DGRAM,
 } from "../../ffi/socket.ts";
 import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
-import { StartError } from "../../src/errors.ts";
 import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, HostTcp } from "../support/host_tcp.ts";
 import { HostUdp } from "../support/host_udp.ts";
 import { sealed } from "../support/dhcp.ts";
 import { arpRequest, GuestTcp, pattern, segmentOf, transportOf } from "./guest_tcp.ts";
-import { FaultWorld, Gone, Refused } from "./world.ts";
-
-/** How a step ended. */
-export type Outcome =
-  /** As it would without any fault; packets may have been sent again. */
-  | "done"
-  /** The start ends with one line and exit status 1. */
-  | "start refused"
-  /** A message of the frontend is answered with an error. */
-  | "refused"
-  /** The frontend's connection is closed. */
-  | "closed"
-  /** The connection is reset, or cannot be made. */
-  | "reset"
-  /** The state is not saved or not taken; the guest goes on where it was. */
-  | "not moved";
-
-/** Steps that did not just succeed. */
-export type Report = Record<string, Outcome>;
+import { type How, leaveAndArrive } from "./move.ts";
+import { Failed, outcomeOf, type Report } from "./outcome.ts";
+import { FaultWorld, Gone } from "./world.ts";
 
 const TRIES = 40;
+const MANY = 150;
 const LENGTH = 6000;
-const SAVE = 0;
-const LOAD = 1;
+/** Not that which sockets have. */
+const TTL = 70;
 
 /** Whether this host lets users ping (net.ipv4.ping_group_range). */
 const PINGS = (() => {
@@ -64,13 +46,6 @@ function isUnreachable(frame: Uint8Array): boolean {
   return protocol === 1 && bytes[0] === 3 || protocol === 58 && bytes[0] === 1;
 }
 
-/** A step failed in a stated way. */
-class Failed extends Error {
-  constructor(readonly outcome: Outcome) {
-    super(outcome);
-  }
-}
-
 export class Life {
   readonly report: Report = {};
   #port = 40000;
@@ -78,7 +53,7 @@ export class Life {
   constructor(readonly world: FaultWorld) {}
 
   /** Does a step, several times; what fails every time is a finding. */
-  #step(name: string, body: () => void, between: () => void = () => {}): void {
+  step(name: string, body: () => void, between: () => void = () => {}): void {
     for (let tries = 1;; tries++) {
       try {
         body();
@@ -101,7 +76,7 @@ export class Life {
   }
 
   connect(): void {
-    this.#step("connect", () => {
+    this.step("connect", () => {
       try {
         this.world.connect();
         this.world.renew();
@@ -115,7 +90,7 @@ export class Life {
 
   arp(): void {
     const { world } = this;
-    this.#step("ARP, DHCP", () => {
+    this.step("ARP, DHCP", () => {
       let arp = false;
       let dhcp = false;
       world.other = (frame) => {
@@ -132,7 +107,7 @@ export class Life {
   }
 
   udp(): void {
-    this.#step("UDP", () => {
+    this.step("UDP", () => {
       const host = new HostUdp(this.world.loopback);
       try {
         this.#echo(host);
@@ -153,7 +128,8 @@ export class Life {
     const ask = () => {
       for (const i of [1, 2, 3]) {
         const bytes = Uint8Array.of(i, ...pattern(100 * i));
-        if (!came.has(i)) world.send(udpPacket(this.world.ends, port, host.port, bytes));
+        const datagram = udpPacket(world.ends, port, host.port, bytes, TTL + i);
+        if (!came.has(i)) world.send(datagram);
       }
     };
     ask();
@@ -168,7 +144,7 @@ export class Life {
   /** Nobody is there: the guest is told by ICMP. */
   unreachable(): void {
     const { world } = this;
-    this.#step("UDP to nobody", () => {
+    this.step("UDP to nobody", () => {
       const host = new HostUdp(this.world.loopback);
       host.close();
       let told = false;
@@ -187,7 +163,7 @@ export class Life {
   ping(): void {
     const { world } = this;
     if (!PINGS) return;
-    this.#step("ping", () => {
+    this.step("ping", () => {
       const id = this.#port++;
       let came = false;
       world.other = (frame) => {
@@ -197,15 +173,43 @@ export class Life {
         if (reply && bytes[9] === 7) came = true;
       };
       const ask = () =>
-        world.send(echoPacket(this.world.ends, id, 1, Uint8Array.of(9, 7)));
+        world.send(echoPacket(world.ends, id, 1, Uint8Array.of(9, 7), TTL));
       ask();
       world.until("an echo", () => came, ask);
     });
   }
 
+  /** So many datagrams that their socket is looked into at intervals for a while. */
+  manyDatagrams(): void {
+    const { world } = this;
+    this.step("many datagrams", () => {
+      const host = new HostUdp(world.loopback);
+      const port = this.#port++;
+      let came = 0;
+      world.other = (frame) => {
+        const { protocol, bytes } = transportOf(frame);
+        if (protocol === 17 && (bytes[2] << 8 | bytes[3]) === port) came++;
+      };
+      const ask = () => world.send(udpPacket(world.ends, port, host.port, pattern(10)));
+      try {
+        ask();
+        world.until("many datagrams", () => {
+          const got = host.receive();
+          for (let i = 0; got !== undefined && i < MANY; i++) {
+            host.send(pattern(10), got.from, got.port);
+          }
+          return came >= MANY;
+        }, ask);
+        world.turns(5);
+      } finally {
+        host.close();
+      }
+    });
+  }
+
   forwardedUdp(): void {
     const { world } = this;
-    this.#step("UDP forwarded", () => {
+    this.step("UDP forwarded", () => {
       const host = new HostUdp(this.world.loopback);
       try {
         world.other = (frame) => {
@@ -226,20 +230,26 @@ export class Life {
   }
 
   tcp(): void {
-    this.#step("TCP", () => {
+    this.step("TCP", () => {
       const listener = new HostListener(this.world.loopback);
       try {
-        const flow = this.#connectTcp(listener.port);
-        let host: HostTcp | undefined;
-        this.#untilTcp("a connection", flow, () => {
-          host ??= listener.accept();
-          return host !== undefined && flow.established;
-        });
-        this.#roundTrip(flow, host!, true);
+        const [flow, host] = this.open(listener);
+        this.#roundTrip(flow, host, true);
       } finally {
         listener.close();
       }
     });
+  }
+
+  /** A connection of the guest with a socket that listens. */
+  open(listener: HostListener): [GuestTcp, HostTcp] {
+    const flow = this.#connectTcp(listener.port);
+    let host: HostTcp | undefined;
+    this.#untilTcp("a connection", flow, () => {
+      host ??= listener.accept();
+      return host !== undefined && flow.established;
+    });
+    return [flow, host!];
   }
 
   #connectTcp(port: number): GuestTcp {
@@ -304,7 +314,7 @@ export class Life {
 
   forwardedTcp(): void {
     const { world } = this;
-    this.#step("TCP forwarded", () => {
+    this.step("TCP forwarded", () => {
       const host = HostTcp.connect(this.world.loopback, world.forwardedTcp);
       let flow: GuestTcp | undefined;
       const note = (frame: Uint8Array) => {
@@ -332,14 +342,14 @@ export class Life {
   /** A repair helper comes and goes; it has nothing to do. */
   helper(path: string): void {
     const { world } = this;
-    this.#step("repair helper", () => {
+    this.step("repair helper", () => {
       const fd = connectUnix(path);
       try {
-        for (let i = 0; i < 5; i++) world.turn();
+        world.turns(5);
         if (isHungUp(fd)) throw new Failed("closed");
       } finally {
         close(fd);
-        for (let i = 0; i < 5; i++) world.turn();
+        world.turns(5);
       }
     });
   }
@@ -347,7 +357,7 @@ export class Life {
   /** Moves are rehearsed until that is done with, or given up. */
   rehearse(): void {
     const { world } = this;
-    this.#step("rehearsal", () => {
+    this.step("rehearsal", () => {
       world.until("the end of the rehearsals", () => !world.rehearses);
     });
   }
@@ -355,7 +365,7 @@ export class Life {
   /** The guest reboots: its driver resets the device, and starts it again. */
   reset(): void {
     const { world } = this;
-    this.#step("reset", () => {
+    this.step("reset", () => {
       world.stop();
       world.renew();
       world.start();
@@ -363,7 +373,7 @@ export class Life {
   }
 
   /** The guest leaves with a connection, arrives here again, and goes on. */
-  move(): void {
+  move(how: How = {}): void {
     const { world } = this;
     let listener = new HostListener(this.world.loopback);
     let host: HostTcp | undefined;
@@ -380,93 +390,20 @@ export class Life {
       host = undefined;
       listener.close(); // what failed may wait there
       listener = new HostListener(this.world.loopback);
-      flow = this.#connectTcp(listener.port);
-      this.#untilTcp("a connection", flow, () => {
-        host ??= listener.accept();
-        return host !== undefined && flow!.established;
-      });
-      return this.#roundTrip(flow, host!, false);
+      [flow, host] = this.open(listener);
+      return this.#roundTrip(flow, host, false);
     };
     try {
-      this.#step("TCP before a move", talk);
-      this.#step("move", () => this.#leaveAndArrive());
-      this.#step("TCP after a move", talk);
+      this.step("TCP before a move", talk);
+      this.step("move", () => {
+        world.callHelper();
+        leaveAndArrive(world, how);
+      });
+      this.step("TCP after a move", talk);
     } finally {
       host?.close();
       listener.close();
       if (flow !== undefined) world.tcp.delete(flow.port);
     }
   }
-
-  #leaveAndArrive(): void {
-    const { world } = this;
-    world.stop();
-    const stream = this.#save();
-    if (stream === undefined) {
-      world.start();
-      throw new Failed("not moved");
-    }
-    world.hangUp();
-    world.connect();
-    if (!this.#load(stream)) {
-      // The hypervisor gives up, and the guest goes on at its source, which is gone here.
-      world.hangUp();
-      throw new Failed("not moved");
-    }
-    world.start();
-  }
-
-  #save(): Uint8Array<ArrayBuffer> | undefined {
-    const { world } = this;
-    const [reading, writing] = createPipe();
-    setNonBlocking(reading);
-    let accepted = false;
-    try {
-      accepted = world.transfer(SAVE, writing);
-    } finally {
-      close(writing);
-      if (!accepted) close(reading);
-    }
-    if (!accepted) return undefined;
-    const stream = new Uint8Array(1 << 18);
-    let filled = 0;
-    try {
-      world.until("the state", () => {
-        const count = readSome(reading, stream.subarray(filled));
-        if (count > 0) filled += count;
-        return count === 0;
-      });
-    } finally {
-      close(reading);
-    }
-    return world.check() === 0 ? stream.subarray(0, filled) : undefined;
-  }
-
-  #load(stream: Uint8Array<ArrayBuffer>): boolean {
-    const { world } = this;
-    const [reading, writing] = createPipe();
-    setNonBlocking(writing);
-    let accepted = false;
-    try {
-      accepted = world.transfer(LOAD, reading);
-      for (let i = 0, sent = 0; accepted && sent < stream.length && i < 100; i++) {
-        sent += Math.max(0, writeSome(writing, stream.subarray(sent)));
-        world.turn();
-      }
-    } finally {
-      close(reading);
-      close(writing);
-    }
-    for (let i = 0; i < 5; i++) world.turn();
-    return accepted && world.check() === 0;
-  }
-}
-
-/** How a step ended that threw. @throws what is no stated outcome */
-export function outcomeOf(error: unknown): Outcome {
-  if (error instanceof StartError) return "start refused";
-  if (error instanceof Refused) return "refused";
-  if (error instanceof Gone) return "closed";
-  if (error instanceof Failed) return error.outcome;
-  throw error;
 }

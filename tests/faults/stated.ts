@@ -5,7 +5,7 @@
  */
 import { Errno } from "../../ffi/errno.ts";
 import { type Fault, SHORT } from "./injector.ts";
-import type { Outcome, Report } from "./scenario.ts";
+import type { Outcome, Report } from "./outcome.ts";
 
 /** With these the caller is to try again; nothing may be lost by them. */
 const TEMPORARY: readonly Fault[] = [SHORT, Errno.EAGAIN, Errno.EINTR];
@@ -17,6 +17,9 @@ const STATED: Readonly<Record<string, readonly Outcome[]>> = {
   "repair helper": ["closed"],
   "rehearsal": [],
   "reset": ["refused", "closed"],
+  "second frontend": ["refused", "closed"],
+  "odd descriptors": ["refused", "closed"],
+  "half a message": ["closed"],
   "TCP": ["reset"],
   "TCP forwarded": ["reset"],
   "TCP before a move": ["reset"],
@@ -29,6 +32,12 @@ function isFinal(site: string, fault: Fault): boolean {
   // A frontend that takes no answers is sent away.
   if (site.includes(" at src/vhost_user/channel.ts") && site.startsWith("sendmsg")) {
     return fault !== Errno.EINTR;
+  }
+  // A helper with a few messages to read yet takes no more: it is of no use.
+  if (/^sendmsg .* at src\/repair\/remote\.ts/.test(site)) return fault === Errno.EAGAIN;
+  // A socket that is frozen gives and takes at once what it has and has room for.
+  if (/^(?:send|recv) .* at src\/flow\/tcp\/(?:save|rebuild)/.test(site)) {
+    return fault === Errno.EAGAIN;
   }
   // No port of the host is left; no memory can be had at the start.
   return fault === Errno.EAGAIN && /^(connect|mmap|setres)/.test(site);

@@ -13,15 +13,17 @@ import { asU64, payload, region, state, u64, vringAddress } from "../support/fro
 import { GuestRam, type GuestRing, MockDriver } from "../support/mock_driver.ts";
 import type { Addresses } from "../support/guest_packets.ts";
 import { GuestTcp, segmentOf } from "./guest_tcp.ts";
+import type { HelperThread } from "./helper_thread.ts";
 import type { Injector } from "./injector.ts";
 import { Gone, Peer } from "./peer.ts";
 
-const RAM = { address: 0x10_0000, size: 0x80_0000 };
+const RAM = { address: 0x10_0000, size: 0x200_0000 };
 const USER = 0x7f00_0000_0000;
-/** REPLY_ACK, RESET_DEVICE, STATUS, DEVICE_STATE. */
-const PROTOCOL = 2 ** 3 + 2 ** 13 + 2 ** 16 + 2 ** 19;
+/** REPLY_ACK, BACKEND_REQ, RESET_DEVICE, STATUS, DEVICE_STATE. */
+const PROTOCOL = 2 ** 3 + 2 ** 5 + 2 ** 13 + 2 ** 16 + 2 ** 19;
 /** MRG_RXBUF, protocol features, VERSION_1. */
 const FEATURES = 2 ** 15 + 2 ** 30 + 2 ** 32;
+const CHECK = 43;
 const STEP_MS = 200;
 const ASKING_MS = 20;
 /** Rounds without anything that happens after which what is waited for never comes. */
@@ -40,6 +42,8 @@ export interface Ways {
   /** The guest talks IPv6. */
   readonly six?: boolean;
   readonly packed?: boolean;
+  /** Moves need this, as vuelo itself has no right to repair. */
+  readonly helper?: HelperThread;
   /** What is done while nothing else happens. */
   readonly rehearsal?: (config: Config) => Pick<Rehearsal, "wants" | "round">;
 }
@@ -63,6 +67,7 @@ export class FaultWorld {
   readonly forwardedUdp: number;
   readonly #folder = Deno.makeTempDirSync({ prefix: "vuelo-faults-" });
   readonly #path = `${this.#folder}/socket`;
+  readonly #repairPath = `${this.#folder}/socket.repair`;
   readonly #ram: GuestRam;
   readonly #fds: number[] = [];
   #driver: MockDriver;
@@ -80,7 +85,8 @@ export class FaultWorld {
   readonly loopback: Uint8Array;
 
   constructor(readonly injector: Injector, private readonly ways: Ways = {}) {
-    const { changes, six = false, rehearsal } = ways;
+    const { changes, six = false, rehearsal, helper } = ways;
+    injector.denies = helper !== undefined;
     const { address, gateway } = six ? IP6 : IP4;
     this.ends = { from: address, to: gateway };
     this.loopback = ip(six ? "::1" : "127.0.0.1");
@@ -89,7 +95,7 @@ export class FaultWorld {
     const [tcp, udp] = [this.forwardedTcp, this.forwardedUdp];
     const config = flowConfig({
       socketPath: this.#path,
-      repairPath: "none",
+      repairPath: helper === undefined ? "none" : this.#repairPath,
       runAs: { uid: 65534, gid: 65534 },
       ra: false,
       forwards: [
@@ -124,6 +130,10 @@ export class FaultWorld {
     this.#receive();
   }
 
+  turns(count: number): void {
+    for (let i = 0; i < count; i++) this.turn();
+  }
+
   /** Turns until `done`; the guest asks again now and then, and time passes. */
   until(what: string, done: () => boolean, again: () => void = () => {}): void {
     for (let i = 1; !done(); i++) {
@@ -150,16 +160,19 @@ export class FaultWorld {
       this.turn();
       ahead += ASKING_MS;
     });
+    // One that is there yet has not been noticed to go.
+    this.peer?.close();
     this.peer = peer;
     this.#kicks = [];
-    this.#do(16, u64(PROTOCOL));
-    this.#do(2, u64(FEATURES + (this.ways.packed === true ? RING_PACKED : 0)));
+    this.do(16, u64(PROTOCOL));
+    this.do(2, u64(FEATURES + (this.ways.packed === true ? RING_PACKED : 0)));
     const { address, size } = RAM;
     const table = payload(["u64", 1], region(address, size, USER + address, 0));
-    this.#do(5, table, [this.#ram.fd]);
+    this.do(5, table, [this.#ram.fd]);
   }
 
-  #do(request: number, bytes: Uint8Array, fds: readonly number[] = []): void {
+  /** A request that must succeed. @throws {Gone | Refused} */
+  do(request: number, bytes: Uint8Array, fds: readonly number[] = []): void {
     const answer = this.peer!.do(request, new Uint8Array(bytes), fds);
     if (answer !== 0) throw new Refused(`request ${request}`);
   }
@@ -170,7 +183,7 @@ export class FaultWorld {
     this.#ram.bytes(RAM.address, 0x2_0000).fill(0);
     this.#driver = this.#newDriver();
     this.#bases = [];
-    this.#driver.post(100, 2048);
+    this.#driver.post(200, 2048);
     // Connections of a guest that has rebooted are gone.
     for (const flow of this.tcp.values()) flow.reset = true;
     this.tcp.clear();
@@ -186,14 +199,14 @@ export class FaultWorld {
   #startRing(index: number, ring: GuestRing): void {
     const place = (view: DataView) =>
       USER + RAM.address + view.byteOffset - this.#ram.memory.translate(RAM.address, 1);
-    this.#do(8, state(index, ring.size));
-    this.#do(10, state(index, this.#base(index, ring)));
+    this.do(8, state(index, ring.size));
+    this.do(10, state(index, this.#base(index, ring)));
     const { descriptors, available, used } = ring;
-    this.#do(9, vringAddress(index, place(descriptors), place(used), place(available)));
-    this.#do(13, u64(index), [this.#event()]);
+    this.do(9, vringAddress(index, place(descriptors), place(used), place(available)));
+    this.do(13, u64(index), [this.#event()]);
     this.#kicks[index] = this.#event();
-    this.#do(12, u64(index), [this.#kicks[index]]);
-    this.#do(18, state(index, 1));
+    this.do(12, u64(index), [this.#kicks[index]]);
+    this.do(18, state(index, 1));
   }
 
   /** Where the device begins: behind what it has used. */
@@ -222,17 +235,39 @@ export class FaultWorld {
     this.#kicks = [];
   }
 
-  /** SET_DEVICE_STATE_FD; false if it is refused. */
-  transfer(direction: number, fd: number): boolean {
+  /** SET_DEVICE_STATE_FD; `instead` is a descriptor that came with the answer. */
+  transfer(
+    direction: number,
+    fd: number,
+  ): { readonly accepted: boolean; readonly instead?: number } {
     const words = new Uint8Array(payload(["u32", direction], ["u32", 0]));
-    const reply = this.peer!.ask(42, words, [fd]);
-    for (const other of reply.fds) close(other);
-    return (asU64(reply.payload) & 0xff) === 0;
+    const { payload: answer, fds: [instead, ...more] } = this.peer!.ask(42, words, [fd]);
+    for (const other of more) close(other);
+    return { accepted: (asU64(answer) & 0xff) === 0, instead };
   }
 
   /** CHECK_DEVICE_STATE: 0 or an error. */
   check(): number {
-    return this.peer!.do(43);
+    return this.peer!.do(CHECK);
+  }
+  /** As {@link check}, but the answer is waited for by {@link checked}. */
+  askCheck(): void {
+    this.peer!.tell(CHECK);
+    for (let i = 0; i < 3; i++) this.turn();
+  }
+  checked(): number {
+    return asU64(this.peer!.answer(CHECK).payload);
+  }
+
+  /** The repair helper comes, if there is to be one that has not. */
+  callHelper(): void {
+    this.ways.helper?.come(this.#repairPath);
+    this.turns(3);
+  }
+
+  /** One more connects, who is not served. */
+  connectAnother(): Peer {
+    return new Peer(this.#path, () => this.turn());
   }
 
   hangUp(): void {
@@ -282,6 +317,8 @@ export class FaultWorld {
     tcp.setPeekOffset(true);
     this.injector.within(() => this.service.close());
     this.service.guest.epoll.close();
+    this.ways.helper?.gone();
+    this.injector.denies = false;
     this.#ram.close();
     Deno.removeSync(this.#folder, { recursive: true });
   }

@@ -89,6 +89,7 @@ export function echoPacket(
   identifier: number,
   sequence: number,
   payload: Uint8Array,
+  ttl = 64,
 ): Uint8Array {
   const four = isFour(ends);
   const echo = new Uint8Array(8 + payload.length);
@@ -99,7 +100,7 @@ export function echoPacket(
   echo.set(payload, 8);
   const head = four ? [] : [...pseudo(ends, 58, echo.length)];
   view.setUint16(2, referenceChecksum(Uint8Array.from([...head, ...echo])));
-  return packet(ends, four ? 1 : 58, echo);
+  return packet(ends, four ? 1 : 58, echo, ttl);
 }
 
 /** An IP packet taken apart; checksums have been checked. */

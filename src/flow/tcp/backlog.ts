@@ -24,7 +24,6 @@ export function drainBacklog(t: TcpShared, flow: number): void {
     const sent = sendBytes(fd, backlog.bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
       const number = errno();
-      if (number === Errno.EINTR) continue;
       if (number === Errno.EAGAIN || number === Errno.ENOBUFS) return;
       if (t.isSwitchedLate(flow)) return;
       t.letGo(flow);

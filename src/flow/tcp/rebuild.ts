@@ -205,7 +205,10 @@ function fill(
   const most = record.sendsOn === true ? sendQueue.length : sent;
   let taken = 0;
   if (most > 0) {
-    selectQueue(fd, RepairQueue.send);
+    // What is the guest's would be taken for its peer's.
+    if (selectQueue(fd, RepairQueue.send) === -1) {
+      return `TCP_REPAIR_QUEUE: ${errnoName(errno())}`;
+    }
     taken = push(fd, sendQueue.subarray(0, most));
   }
   if (taken < sent) {

@@ -272,12 +272,17 @@ export function armRetransmit(t: TcpShared, flow: number): void {
   timers.setEarlier(flow, now + wait);
 }
 
-/** Goes back to the first byte that the guest has not acknowledged. */
+/**
+ * Goes back to the first byte that the guest has not acknowledged; not if the socket cannot:
+ * what it gave next would be taken for what is sent again. The timer has it tried anew.
+ */
 export function rewind(t: TcpShared, flow: number): void {
   const at = flow * FLOW_WORDS;
-  t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
   dropAcknowledged(t, flow);
-  setOption(t.words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
+  const fd = t.words[at + FlowWord.fd];
+  const back = setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0;
+  if (!back && (isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6)) return;
+  t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
   t.unmark(flow, TcpFlow.finToGuest | TcpFlow.shrunk);
   t.mark(flow, TcpFlow.readable | TcpFlow.recovering);
   t.recover[flow] = t.words[at + TcpWord.seqMax];
