@@ -51,7 +51,6 @@ const FOUND: readonly [
     start: "start refused",
   }],
   [/^epoll_ctl .*guest_service/, Errno.ENOSPC, { connect: "closed" }],
-  [/^open by pointTo .*socket_access/, Errno.EMFILE, { start: "start refused" }],
   [/^fcntl by isBlocking .*rings/, Errno.EPERM, {}],
   [/^sendmsg .*channel/, Errno.EINTR, {}],
   [/^epoll_ctl .*forward\.ts/, Errno.ENOMEM, {}],
@@ -85,6 +84,14 @@ function findAgain(life: Live, found: Found, sites: readonly Site[], last = fals
 }
 
 findAgain(live, FOUND, sites);
+if (defaultUser() !== undefined) {
+  const given: Found[number] = [
+    /^open by pointTo .*socket_access/,
+    Errno.EMFILE,
+    { start: "start refused" },
+  ];
+  findAgain(live, [given], sites);
+}
 
 /** What was found where connections move with full queues, and with odd frontends. */
 const FOUND_FULL: Found = [

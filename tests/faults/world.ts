@@ -5,6 +5,7 @@
 import { close, eventfdCreate, eventfdWrite } from "../../ffi/event.ts";
 import { Service, starting } from "../../src/app.ts";
 import type { Config } from "../../src/config.ts";
+import { defaultUser } from "../../src/host/privileges.ts";
 import type { Rehearsal } from "../../src/rehearsal/rehearsal.ts";
 import { GuestMemory } from "../../src/virtio/guest_memory.ts";
 import { flowConfig, ip, IP4, IP6 } from "../support/flow_config.ts";
@@ -30,6 +31,9 @@ const ASKING_MS = 20;
 const PATIENCE = 800;
 /** So often in that time the guest sends again what has had no answer. */
 const AGAIN = 40;
+
+/** Who root becomes, by name: the sockets are given away, too. An ordinary user stays. */
+const RUN_AS = defaultUser() && { uid: 65534, gid: 65534 };
 
 const RING_PACKED = 2 ** 34;
 /** Both places of a packed ring that is new: index 0, wrap counter 1. */
@@ -96,7 +100,7 @@ export class FaultWorld {
     const config = flowConfig({
       socketPath: this.#path,
       repairPath: helper === undefined ? "none" : this.#repairPath,
-      runAs: { uid: 65534, gid: 65534 },
+      runAs: RUN_AS,
       ra: false,
       forwards: [
         { ...rule, protocol: "tcp", first: tcp, last: tcp, guestFirst: 8080 },
