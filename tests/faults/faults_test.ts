@@ -20,6 +20,7 @@ const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
 const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
 const { defaultUser } = await import("../../src/host/privileges.ts");
 const { HelperThread } = await import("./helper_thread.ts");
+const { effectiveUser } = await import("../../ffi/process.ts");
 const { canRepair } = await import("../../src/repair/switch.ts");
 const { log } = await import("../../src/log.ts");
 
@@ -202,26 +203,31 @@ const OF_ROOT: typeof STARTS = [
   ],
 ];
 
-Deno.test("found: starts in which a call fails", async () => {
-  const ways = [DEFAULT, QUEUES, BACKGROUND];
-  const surveys = await Promise.all(ways.map((way) => surveyStart(way)));
-  const todo = defaultUser() !== undefined ? [...STARTS, ...OF_ROOT] : [...STARTS];
-  const work = async () => {
-    for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
-      const [way, pattern, fault, says, serves] = next;
-      // With strict the calls are those of default.
-      const { sites } = surveys[Math.max(0, ways.indexOf(way))];
-      const site = sites.find(({ site }) => pattern.test(site));
-      assert(site !== undefined, `no such call: ${pattern.source}`);
-      const failing = { ...site, nth: 1, fault };
-      const started = await start(way, failing);
-      const what = `${way.name}: ${pattern.source}: ${started.said}`;
-      assertEquals(judge(way, failing, started), "", what);
-      assertEquals(started.report !== undefined, serves, what);
-      assertMatch(started.said, says);
-    }
-  };
-  await Promise.all([work(), work(), work()]);
+Deno.test({
+  name: "found: starts in which a call fails",
+  // Root of a user namespace: Deno itself ends with an error where it may not see its maps.
+  ignore: effectiveUser() === 0 && defaultUser() === undefined,
+  fn: async () => {
+    const ways = [DEFAULT, QUEUES, BACKGROUND];
+    const surveys = await Promise.all(ways.map((way) => surveyStart(way)));
+    const todo = defaultUser() !== undefined ? [...STARTS, ...OF_ROOT] : [...STARTS];
+    const work = async () => {
+      for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+        const [way, pattern, fault, says, serves] = next;
+        // With strict the calls are those of default.
+        const { sites } = surveys[Math.max(0, ways.indexOf(way))];
+        const site = sites.find(({ site }) => pattern.test(site));
+        assert(site !== undefined, `no such call: ${pattern.source}`);
+        const failing = { ...site, nth: 1, fault };
+        const started = await start(way, failing);
+        const what = `${way.name}: ${pattern.source}: ${started.said}`;
+        assertEquals(judge(way, failing, started), "", what);
+        assertEquals(started.report !== undefined, serves, what);
+        assertMatch(started.said, says);
+      }
+    };
+    await Promise.all([work(), work(), work()]);
+  },
 });
 
 /** Repair helpers in which a call fails: each serves all the same, or says why not. */
