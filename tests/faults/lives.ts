@@ -1,5 +1,6 @@
 /** Whole lives of a guest, which end as they began. */
-import type { Config } from "../../src/config.ts";
+import { type Config, limitsOf } from "../../src/config.ts";
+import { defaultUser } from "../../src/host/privileges.ts";
 import { Rehearsal } from "../../src/rehearsal/rehearsal.ts";
 import { fullMove } from "./full_queues.ts";
 import type { HelperThread } from "./helper_thread.ts";
@@ -9,6 +10,10 @@ import { outcomeOf, type Report } from "./outcome.ts";
 import type { Live } from "./run.ts";
 import { Life } from "./scenario.ts";
 import { FaultWorld, type Ways } from "./world.ts";
+
+/** --socket-group: nobody's but those of other users. */
+const GROUP = 12346;
+const FLOWS = 64;
 
 /** Lives through all steps; what failed on the way. @throws {Error} a finding */
 export function live(injector: Injector, after: () => void): Report {
@@ -74,7 +79,9 @@ export function liveWithHelper(injector: Injector, after: () => void): Report {
 
 /** A frontend that is not like others, and a move by other ways. */
 export function liveOdd(injector: Injector, after: () => void): Report {
-  return within(injector, after, {}, (life) => {
+  // Only root has others connect.
+  const changes = defaultUser() === undefined ? {} : { socketGroup: GROUP };
+  return within(injector, after, { changes }, (life) => {
     life.connect();
     secondFrontend(life);
     oddDescriptors(life);
@@ -84,13 +91,16 @@ export function liveOdd(injector: Injector, after: () => void): Report {
   });
 }
 
-/** A vuelo that looks for events before it sleeps, and much traffic. */
+/** A vuelo that looks for events before it sleeps, much traffic, and few bounds. */
 export function livePolling(injector: Injector, after: () => void): Report {
-  return within(injector, after, { changes: { pollMs: 1 } }, (life) => {
+  const changes = { pollMs: 1, limits: limitsOf(FLOWS, { pendingTcp: 1 }) };
+  return within(injector, after, { changes }, (life) => {
     life.connect();
     life.udp();
     life.manyDatagrams();
     life.tcp();
+    life.forwardedTcp(true);
+    life.move({ undone: true });
   });
 }
 
@@ -100,6 +110,22 @@ export function liveFull(injector: Injector, after: () => void): Report {
     life.connect();
     fullMove(life);
   });
+}
+
+/** A guest whose peers are elsewhere, as vuelo sees it: sockets are bound to interfaces. */
+function liveAway(six: boolean): Live {
+  return (injector, after) =>
+    within(injector, after, { six, away: true }, (life) => {
+      life.connect();
+      life.udp();
+      life.unreachable();
+      life.tooBig();
+      life.ping();
+      life.forwardedUdp();
+      life.tcp();
+      life.forwardedTcp();
+      life.move();
+    });
 }
 
 /** A vuelo without rights, that moves with a repair helper's. */
@@ -122,9 +148,21 @@ const LIVES: readonly Live[] = [
   liveFull,
 ];
 
-/** All lives there are; those with a repair helper that does something, if there is one. */
-export function livesWith(helper: HelperThread | undefined): readonly Live[] {
-  return helper === undefined ? LIVES : [...LIVES, liveHelped(helper)];
+/**
+ * All lives there are.
+ *
+ * @param helper undefined where none can do anything
+ * @param away the host has the addresses AWAY (world.ts)
+ */
+export function livesWith(
+  helper: HelperThread | undefined,
+  away: boolean,
+): readonly Live[] {
+  return [
+    ...LIVES,
+    ...helper === undefined ? [] : [liveHelped(helper)],
+    ...away ? [liveAway(false), liveAway(true)] : [],
+  ];
 }
 
 function within(

@@ -4,10 +4,12 @@
  * then N lives in which calls fail at random. Only sites that contain WORDS, if given.
  */
 import { parseArgs } from "@std/cli";
+import { enterNetwork } from "./network.ts";
 import { Injector } from "./injector.ts";
 import type { Failing } from "./order.ts";
 import type { Way } from "./starts.ts";
 
+await enterNetwork(import.meta.url);
 const injector = Injector.install();
 const { faultName, faultsOf } = await import("./errors.ts");
 const { livesWith } = await import("./lives.ts");
@@ -43,7 +45,7 @@ const places = new Set<string>();
 injector.reached = (reached) => reached.forEach((place) => places.add(place));
 /** A helper needs the right that it is there for. */
 const helper = canRepair() ? await HelperThread.start() : undefined;
-const lives = livesWith(helper);
+const lives = livesWith(helper, true);
 for (const living of lives) {
   for (const site of survey(injector, living).values()) {
     if (!site.site.includes(words)) continue;

@@ -15,6 +15,8 @@ export interface How {
   readonly toFile?: boolean;
   /** Whether all is well is asked before the state is there. */
   readonly asksEarly?: boolean;
+  /** When all is saved it goes on where it was. */
+  readonly undone?: boolean;
 }
 
 /** Leaves and arrives. */
@@ -25,6 +27,7 @@ export function leaveAndArrive(world: FaultWorld, how: How): void {
     world.start();
     throw new Failed("not moved");
   }
+  if (how.undone) return world.start();
   world.hangUp();
   world.connect();
   if (!load(world, stream, how)) {

@@ -21,8 +21,11 @@ import { Failed, outcomeOf, type Report } from "./outcome.ts";
 import { FaultWorld, Gone } from "./world.ts";
 
 const TRIES = 40;
+const TURNS = 8;
 const MANY = 150;
 const LENGTH = 6000;
+/** More than what the interface of {@link FaultWorld.loopback} takes. */
+const BIG = 1450;
 /** Not that which sockets have. */
 const TTL = 70;
 
@@ -44,6 +47,13 @@ const DISCOVER = sealed(Uint8Array.fromHex(
 function isUnreachable(frame: Uint8Array): boolean {
   const { protocol, bytes } = transportOf(frame);
   return protocol === 1 && bytes[0] === 3 || protocol === 58 && bytes[0] === 1;
+}
+
+/** ICMP says that it did not fit. */
+function isTooBig(frame: Uint8Array): boolean {
+  const { protocol, bytes } = transportOf(frame);
+  return protocol === 1 && bytes[0] === 3 && bytes[1] === 4 ||
+    protocol === 58 && bytes[0] === 2;
 }
 
 export class Life {
@@ -159,6 +169,26 @@ export class Life {
     });
   }
 
+  /** A datagram exceeds the path's MTU: the guest is told by ICMP. */
+  tooBig(): void {
+    const { world } = this;
+    this.step("too big", () => {
+      const host = new HostUdp(world.loopback);
+      try {
+        let told = false;
+        world.other = (frame) => {
+          told ||= isTooBig(frame);
+        };
+        const ask = () =>
+          world.send(udpPacket(world.ends, this.#port++, host.port, pattern(BIG)));
+        ask();
+        world.until("an ICMP error", () => told, ask);
+      } finally {
+        host.close();
+      }
+    });
+  }
+
   /** An echo of the host's loopback, where ping sockets are allowed. */
   ping(): void {
     const { world } = this;
@@ -190,7 +220,12 @@ export class Life {
         const { protocol, bytes } = transportOf(frame);
         if (protocol === 17 && (bytes[2] << 8 | bytes[3]) === port) came++;
       };
-      const ask = () => world.send(udpPacket(world.ends, port, host.port, pattern(10)));
+      // Of one size: they may be one message.
+      const ask = () => {
+        for (const i of [1, 2, 3]) {
+          world.send(udpPacket(world.ends, port, host.port, pattern(10, i)));
+        }
+      };
       try {
         ask();
         world.until("many datagrams", () => {
@@ -312,10 +347,16 @@ export class Life {
     }
   }
 
-  forwardedTcp(): void {
+  /** @param crowd another, that the guest does not answer, is all there may be at first */
+  forwardedTcp(crowd = false): void {
     const { world } = this;
     this.step("TCP forwarded", () => {
-      const host = HostTcp.connect(this.world.loopback, world.forwardedTcp);
+      world.other = () => {};
+      const first = crowd && HostTcp.connect(world.loopback, world.forwardedTcp);
+      if (crowd) world.turns(TURNS);
+      const host = HostTcp.connect(world.loopback, world.forwardedTcp);
+      if (crowd) world.turns(TURNS);
+      if (first !== false) first.reset();
       let flow: GuestTcp | undefined;
       const note = (frame: Uint8Array) => {
         const segment = segmentOf(frame);

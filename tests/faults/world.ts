@@ -12,6 +12,7 @@ import { flowConfig, ip, IP4, IP6 } from "../support/flow_config.ts";
 import { freePorts } from "../support/free_ports.ts";
 import { asU64, payload, region, state, u64, vringAddress } from "../support/frontend.ts";
 import { GuestRam, type GuestRing, MockDriver } from "../support/mock_driver.ts";
+import { asUser } from "../support/other_user.ts";
 import type { Addresses } from "../support/guest_packets.ts";
 import { GuestTcp, segmentOf } from "./guest_tcp.ts";
 import type { HelperThread } from "./helper_thread.ts";
@@ -46,11 +47,25 @@ export interface Ways {
   /** The guest talks IPv6. */
   readonly six?: boolean;
   readonly packed?: boolean;
+  /**
+   * The host has the addresses {@link AWAY}, which vuelo's sockets are bound to, and so to
+   * their interface.
+   */
+  readonly away?: boolean;
   /** Moves need this, as vuelo itself has no right to repair. */
   readonly helper?: HelperThread;
   /** What is done while nothing else happens. */
   readonly rehearsal?: (config: Config) => Pick<Rehearsal, "wants" | "round">;
 }
+
+/** Addresses of loopback that are not those of loopback; they may be there or not. */
+export const AWAY: readonly [four: string, six: string] = [
+  "198.51.100.7",
+  "2001:db8:7::7",
+];
+const LO = "lo";
+/** A user that is nobody else. */
+const OTHER = 12345;
 
 /** A request of the frontend was answered with an error. */
 export class Refused extends Error {
@@ -89,13 +104,22 @@ export class FaultWorld {
   readonly loopback: Uint8Array;
 
   constructor(readonly injector: Injector, private readonly ways: Ways = {}) {
-    const { changes, six = false, rehearsal, helper } = ways;
+    const { changes, six = false, away = false, rehearsal, helper } = ways;
     injector.denies = helper !== undefined;
     const { address, gateway } = six ? IP6 : IP4;
-    this.ends = { from: address, to: gateway };
-    this.loopback = ip(six ? "::1" : "127.0.0.1");
+    this.loopback = ip(away ? AWAY[six ? 1 : 0] : six ? "::1" : "127.0.0.1");
+    this.ends = { from: address, to: away ? this.loopback : gateway };
     [this.forwardedTcp, this.forwardedUdp] = [freePorts(1), freePorts(1)];
-    const rule = { address: this.loopback, weak: false };
+    const rule = {
+      address: this.loopback,
+      weak: false,
+      ...away ? { interface: LO } : {},
+    };
+    const out = {
+      outbound: this.loopback,
+      outboundInterface: LO,
+      gateway: this.loopback,
+    };
     const [tcp, udp] = [this.forwardedTcp, this.forwardedUdp];
     const config = flowConfig({
       socketPath: this.#path,
@@ -106,6 +130,7 @@ export class FaultWorld {
         { ...rule, protocol: "tcp", first: tcp, last: tcp, guestFirst: 8080 },
         { ...rule, protocol: "udp", first: udp, last: udp, guestFirst: 8080 },
       ],
+      ...away ? six ? { ip6: { ...IP6, ...out } } : { ip4: { ...IP4, ...out } } : {},
       ...changes,
     });
     ours ??= new GuestMemory(2 ** 30);
@@ -269,9 +294,13 @@ export class FaultWorld {
     this.turns(3);
   }
 
-  /** One more connects, who is not served. */
+  /** One more connects, who is not served; of --socket-group, if there is one. */
   connectAnother(): Peer {
-    return new Peer(this.#path, () => this.turn());
+    const connect = () => new Peer(this.#path, () => this.turn());
+    const { socketGroup } = this.ways.changes ?? {};
+    if (socketGroup === undefined) return connect();
+    Deno.chmodSync(this.#folder, 0o755);
+    return asUser(OTHER, OTHER, [socketGroup], connect);
   }
 
   hangUp(): void {

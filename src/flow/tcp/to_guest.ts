@@ -279,14 +279,19 @@ export function armRetransmit(t: TcpShared, flow: number): void {
 export function rewind(t: TcpShared, flow: number): void {
   const at = flow * FLOW_WORDS;
   dropAcknowledged(t, flow);
-  const fd = t.words[at + FlowWord.fd];
-  const back = setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0;
-  if (!back && (isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6)) return;
+  if (!peekFromStart(t, flow)) return;
   t.words[at + TcpWord.seqToGuest] = t.words[at + TcpWord.ackFromGuest];
   t.unmark(flow, TcpFlow.finToGuest | TcpFlow.shrunk);
   t.mark(flow, TcpFlow.readable | TcpFlow.recovering);
   t.recover[flow] = t.words[at + TcpWord.seqMax];
   t.counters.retransmits++;
+}
+
+/** The next peek is to start at the first byte in the socket; false if it would not. */
+function peekFromStart(t: TcpShared, flow: number): boolean {
+  const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
+  if (setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) === 0) return true;
+  return !(isFlow4(t.words, flow) ? t.peekOffset4 : t.peekOffset6);
 }
 
 /**
@@ -334,7 +339,12 @@ export function acceptAck(t: TcpShared, flow: number, acknowledge: number): void
     // It had what was about to be sent again.
     words[at + TcpWord.seqToGuest] = acknowledge;
     dropAcknowledged(t, flow);
-    setOption(words[at + FlowWord.fd], SOL_SOCKET, SO_PEEK_OFF, 0);
+    if (!peekFromStart(t, flow)) {
+      // What the socket gave next would be taken for what is due.
+      t.unmark(flow, TcpFlow.readable);
+      t.mark(flow, TcpFlow.failed);
+      t.pushReady(flow);
+    }
   }
   if (inFlight(t, flow) > 0) t.retransmitAt[flow] = t.context.now + RTO_FIRST_MS;
 }
