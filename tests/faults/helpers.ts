@@ -70,6 +70,7 @@ async function helpAt(
   failing: Failing | undefined,
 ): Promise<Helped> {
   const child = startChild(folder, ["repair", path], failing);
+  const form: Form = path === link.path ? "socket" : "folder";
   const errors = new Lines(child.stderr);
   let code: number | undefined;
   child.status.then((status) => code = status.code);
@@ -87,6 +88,10 @@ async function helpAt(
     const on = link.switchSockets(fds, true) === 0;
     served = link.switchSockets(fds, false) === 0 && on;
     clean = fds.every((fd) => !isInRepair(fd));
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+  }
+  if (form === "folder" && served) {
+    Deno.writeTextFileSync(`${path}/other.repair`, "");
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
   for (const fd of fds) closeFd(fd);

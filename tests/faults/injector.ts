@@ -112,8 +112,9 @@ export class Injector {
         const short = this.#short(name, call, args);
         if (short !== undefined) return short;
       } else if (fault !== undefined) return this.#fail(name, call, args, fault);
-      if (PRETENDED.includes(name) && !this.real) return 0;
-      if (name === "syscall" && !this.real && args[0] !== BPF) return this.#pretend(args);
+      const pretends = this.armed && !this.real;
+      if (pretends && PRETENDED.includes(name)) return 0;
+      if (pretends && name === "syscall" && args[0] !== BPF) return this.#pretend(args);
       if (name === "epoll_ctl") this.#remember(args);
       return call(...args);
     };

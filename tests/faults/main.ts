@@ -86,7 +86,7 @@ async function startWith(way: Way, failing: Failing): Promise<void> {
 for (const way of WAYS) {
   const surveyed = await surveyStart(way);
   surveyed.places.forEach((place) => places.add(place));
-  const todo = failingOf(way, surveyed.sites, tried)
+  const todo = failingOf(way, surveyed.sites, tried, known)
     .filter(({ site }) => site.includes(words));
   const work = async () => {
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
@@ -98,7 +98,7 @@ for (const way of WAYS) {
 for (const form of helper !== undefined ? ["socket", "folder"] as const : []) {
   const surveyed = await surveyHelper(form);
   surveyed.places.forEach((place) => places.add(place));
-  const todo = failingOf(WAYS[0], surveyed.sites, tried)
+  const todo = failingOf(WAYS[0], surveyed.sites, tried, known)
     .filter(({ site }) => site.includes(words));
   const work = async () => {
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {

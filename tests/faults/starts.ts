@@ -3,6 +3,7 @@
  * line and status 1, or what serves then is confined as it says.
  */
 import { effectiveUser } from "../../ffi/process.ts";
+import { liveWithTwoPairs } from "./two_pairs.ts";
 import { faultsOf } from "./errors.ts";
 import { SHORT } from "./injector.ts";
 import { type ProcessReport, reportOn } from "../../src/sandbox/report.ts";
@@ -18,6 +19,10 @@ export interface Way {
   /** Where the log goes if not to standard error, in the folder of the start. */
   readonly logFile?: string;
   readonly background?: boolean;
+  /** It is no service, and ends by itself. */
+  readonly ends?: boolean;
+  /** A guest that it serves; what goes wrong with that is thrown. */
+  readonly guest?: (path: string, process: Deno.ChildProcess) => Promise<void>;
   /** Something that is in its way, in the folder. */
   readonly prepare?: (folder: string) => void;
 }
@@ -27,6 +32,8 @@ export interface Started {
   readonly code: number | undefined;
   readonly said: string;
   readonly report: ProcessReport | undefined;
+  /** What went wrong with its guest, "" if nothing. */
+  readonly problem: string;
   /** A call failed that was to. */
   readonly failed: boolean;
   /** Once it was told to end. */
@@ -46,6 +53,10 @@ function leaveSocket(folder: string): void {
   listener.close();
 }
 
+function user(name: string): string[] {
+  return ["--runas", name];
+}
+
 export const WAYS: readonly Way[] = [
   { name: "--sandbox default", args: ["-f"] },
   { name: "--sandbox strict", args: ["-f", "--sandbox", "strict"] },
@@ -57,6 +68,22 @@ export const WAYS: readonly Way[] = [
     background: true,
     prepare: leaveSocket,
   },
+  {
+    name: "--queues 2, with a guest",
+    args: ["-f", "--queues", "2"],
+    guest: liveWithTwoPairs,
+  },
+  {
+    name: "migrate-check",
+    args: ["migrate-check", "-t", "0", ...user("0:root")],
+    ends: true,
+  },
+  {
+    name: "migrate-check of a user",
+    args: ["migrate-check", ...user("root")],
+    ends: true,
+  },
+  { name: "a descriptor that is none", args: ["-f", "-F", "0"], ends: true },
 ];
 
 /** Starts vuelo, looks at what has become of it, and ends it. */
@@ -101,7 +128,8 @@ async function startIn(
   way: Way,
   failing: Failing | undefined,
 ): Promise<Started> {
-  const child = startChild(folder, [...way.args, "-s", "socket", ...ADDRESSES], failing);
+  const socket = way.args.includes("-F") ? [] : ["-s", "socket"];
+  const child = startChild(folder, [...way.args, ...socket, ...ADDRESSES], failing);
   const errors = new Lines(child.stderr);
   let code: number | undefined;
   child.status.then((status) => code = status.code);
@@ -113,7 +141,13 @@ async function startIn(
   const runs = up() && (way.background === true ? code === 0 : code === undefined);
   const report = runs ? reportOf(pid) : undefined;
   let ended: number | undefined;
+  let problem = "";
   if (report !== undefined) {
+    try {
+      await way.guest?.(`${folder}/socket`, child);
+    } catch (error) {
+      problem = (error as Error).stack ?? String(error);
+    }
     Deno.kill(pid, "SIGTERM");
     await until(() => way.background === true ? !isAlive(pid) : code !== undefined);
     ended = way.background === true ? 0 : code;
@@ -121,7 +155,8 @@ async function startIn(
   await child.status;
   await errors.end;
   const { notes, failed } = notesOf(folder);
-  return { code: report ? undefined : code, said: said(), report, failed, ended, notes };
+  const what = { said: said(), report, problem, failed, ended, notes };
+  return { code: report ? undefined : code, ...what };
 }
 
 /** Undefined if it has ended. */
@@ -179,8 +214,12 @@ export async function surveyStart(
   way: Way,
 ): Promise<{ sites: StartSite[]; places: string[] }> {
   const started = await start(way);
-  if (started.report === undefined || started.ended !== 0) {
-    throw new Error(`${way.name}, without faults: ${started.said}`);
+  if (way.ends === true) {
+    if (started.code === undefined) throw new Error(`${way.name} does not end`);
+    return sitesOf(started.notes);
+  }
+  if (started.report === undefined || started.ended !== 0 || started.problem !== "") {
+    throw new Error(`${way.name}, without faults: ${started.problem} ${started.said}`);
   }
   return sitesOf(started.notes);
 }
@@ -207,8 +246,10 @@ export function sitesOf(
 /** What is wrong with what came of a start, "" if nothing. */
 export function judge(way: Way, failing: Failing, started: Started): string {
   const { code, said, report, ended } = started;
-  // How often the loop turns depends on time.
-  if (!started.failed) return isOfTheLoop(failing.site) ? "" : "the call did not come";
+  // How often the loop turns depends on time, and which calls a guest's packets lead to.
+  const varies = isOfTheLoop(failing.site) || way.guest !== undefined;
+  if (!started.failed) return varies ? started.problem : "the call did not come";
+  if (way.ends === true) return judgeEnd(failing, started);
   if (report === undefined) {
     if (code !== 1) return `status ${code}: ${said}`;
     if (isBeforeAll(failing)) return "";
@@ -218,8 +259,18 @@ export function judge(way: Way, failing: Failing, started: Started): string {
       ? ""
       : `not one line: ${said}`;
   }
+  if (started.problem !== "") return `${started.problem}\n${said}`;
   if (ended !== 0) return `ended with ${ended}: ${said}`;
   return untold(way.name.includes("strict"), said, report);
+}
+
+/** What is no service ends with a status that it has, and with one line at most. */
+function judgeEnd(failing: Failing, { code, said }: Started): string {
+  if (isBeforeAll(failing)) return "";
+  const lines = said.trimEnd().split("\n").filter((line) => line !== "" && !isLog(line));
+  const known = code === 0 || code === 1 || code === 2;
+  const right = known && lines.length <= 1 && lines.every((l) => l.startsWith("vuelo: "));
+  return right ? "" : `status ${code}: ${said}`;
 }
 
 /** Memory that modules of `ffi` take when they are loaded: Deno tells of it in its way. */
@@ -269,22 +320,42 @@ export function untold(
   return "";
 }
 
-/** What is tried: which of a way's calls are to fail, and how. */
+/**
+ * What is tried: which of a way's calls are to fail, and how.
+ *
+ * @param known calls of threads that were tried before, and are now
+ * @param lived calls that were tried in lives: a thread tries each of them once
+ */
 export function failingOf(
   way: Way,
   sites: readonly StartSite[],
   known: Set<string>,
+  lived: ReadonlySet<string>,
 ): Failing[] {
-  const strict = way.name.includes("strict");
-  return sites.flatMap((site) => {
+  return sites.flatMap((site, i) => {
     const { calls, ...call } = site;
     const key = `${call.thread} ${call.site}`;
-    if (!(strict ? CONFINING.test(call.site) : !known.has(key))) return [];
+    if (!isTried(way, call, known.has(key))) return [];
     known.add(key);
-    return faultsOf(call.name).filter((fault) => fault !== SHORT).flatMap((fault) =>
+    const faults = faultsOf(call.name).filter((fault) => fault !== SHORT);
+    if (way.guest !== undefined && lived.has(call.site)) {
+      return [{ ...call, nth: 1, fault: faults[i % faults.length] }];
+    }
+    return faults.flatMap((fault) =>
       [...new Set([1, calls])].map((nth) => ({ ...call, nth, fault }))
     );
   });
 }
 
+function isTried(
+  way: Way,
+  { thread, site }: Omit<Failing, "nth" | "fault">,
+  known: boolean,
+) {
+  if (way.name.includes("strict")) return CONFINING.test(site);
+  return !known && (way.guest === undefined || thread > 0 || THREADS.test(site));
+}
+
+/** What threads have to do with each other. */
+const THREADS = / at src\/(?:mesh|threads|flow\/(?:others|thread_change))/;
 const CONFINING = / at src\/(?:sandbox|host\/privileges|host\/descriptors|threads)/;

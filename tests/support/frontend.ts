@@ -174,6 +174,11 @@ export class Frontend {
     return bytes;
   }
 
+  /** {@link receive} has found that the backend has closed the connection. */
+  get gone(): boolean {
+    return this.#ended;
+  }
+
   /** The backend has closed the connection, and nothing is left to receive. */
   get ended(): boolean {
     if (!this.#ended && this.receive() !== null) {

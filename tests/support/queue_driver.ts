@@ -44,8 +44,9 @@ export class QueueDriver {
   readonly ram;
   readonly #fds: number[] = [];
 
+  /** @param process what vuelo says is told of where a request fails */
   constructor(
-    readonly process: Process,
+    readonly process: Pick<Process, "output" | "pid" | "status">,
     readonly frontend: Frontend,
     readonly memory: GuestMemory,
   ) {
@@ -62,9 +63,10 @@ export class QueueDriver {
     let reply: Reply | null = null;
     await until(
       `a reply to ${request}`,
-      () => (reply = this.frontend.receive()) !== null,
+      () => (reply = this.frontend.receive()) !== null || this.frontend.gone,
     );
-    return reply!.payload;
+    if (reply === null) throw new Error(`request ${request}: the connection was closed`);
+    return (reply as Reply).payload;
   }
 
   /** As {@link ask}, of a request that must succeed. */
