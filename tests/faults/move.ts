@@ -7,6 +7,7 @@ import type { FaultWorld } from "./world.ts";
 
 const SAVE = 0;
 const LOAD = 1;
+const NONE = -1;
 const STATE_SIZE = 1 << 22;
 
 /** What is unusual of a move. */
@@ -57,26 +58,17 @@ function save(world: FaultWorld, how: How): Uint8Array<ArrayBuffer> | undefined 
 
 /** Where the state is to be read; undefined if it is refused. */
 function askForState(world: FaultWorld, { toFile = false }: How): number | undefined {
-  if (toFile) {
-    const file = memfdCreate("state", 0);
-    try {
-      const { instead } = world.transfer(SAVE, file);
-      if (instead !== undefined) setNonBlocking(instead);
-      return instead;
-    } finally {
-      close(file);
-    }
-  }
-  const [reading, writing] = createPipe();
-  setNonBlocking(reading);
-  let accepted = false;
+  const [reading, writing] = toFile ? [NONE, memfdCreate("state", 0)] : createPipe();
+  let from: number | undefined;
   try {
-    accepted = world.transfer(SAVE, writing).accepted;
+    const { accepted, instead } = world.transfer(SAVE, writing);
+    if (accepted) from = instead ?? reading;
   } finally {
     close(writing);
-    if (!accepted) close(reading);
+    if (from !== reading && reading !== NONE) close(reading);
   }
-  return accepted ? reading : undefined;
+  if (from !== undefined) setNonBlocking(from);
+  return from;
 }
 
 function load(
@@ -85,18 +77,22 @@ function load(
   { asksEarly = false }: How,
 ): boolean {
   const [reading, writing] = createPipe();
-  setNonBlocking(writing);
+  let to = writing;
   let accepted = false;
   try {
-    accepted = world.transfer(LOAD, reading).accepted;
+    const answer = world.transfer(LOAD, reading);
+    accepted = answer.accepted;
+    to = answer.instead ?? writing;
+    setNonBlocking(to);
     if (accepted && asksEarly) world.askCheck();
     for (let i = 0, sent = 0; accepted && sent < stream.length && i < 100; i++) {
-      sent += Math.max(0, writeSome(writing, stream.subarray(sent)));
+      sent += Math.max(0, writeSome(to, stream.subarray(sent)));
       world.turn();
     }
   } finally {
     close(reading);
     close(writing);
+    if (to !== writing) close(to);
   }
   world.turns(5);
   return accepted && (asksEarly ? world.checked() : world.check()) === 0;
