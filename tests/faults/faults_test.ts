@@ -13,8 +13,16 @@ import type { Way } from "./starts.ts";
 const injector = Injector.install();
 const { Errno } = await import("../../ffi/errno.ts");
 const { FAULTS, faultName, faultsOf, UNFAILING } = await import("./errors.ts");
-const { live, live6, liveFull, liveHelped, liveOdd, liveRehearsing, liveWithHelper } =
-  await import("./lives.ts");
+const {
+  live,
+  live6,
+  liveFull,
+  liveHelped,
+  liveOdd,
+  livePolling,
+  liveRehearsing,
+  liveWithHelper,
+} = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
 const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
 const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
@@ -103,7 +111,12 @@ const FOUND_FULL: Found = [
 ];
 const FOUND_ODD: Found = [[/^poll by isHungUp/, Errno.EINTR, {}]];
 
+const FOUND_POLLING: Found = [
+  [/^getsockopt .*tcp\/service/, Errno.ENOPROTOOPT, undefined],
+];
+
 if (canRepair()) {
+  findAgain(livePolling, FOUND_POLLING, [...survey(injector, livePolling).values()]);
   findAgain(liveFull, FOUND_FULL, [...survey(injector, liveFull).values()], true);
 }
 findAgain(liveOdd, FOUND_ODD, [...survey(injector, liveOdd).values()], true);

@@ -13,9 +13,17 @@ import {
 import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
 import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, HostTcp } from "../support/host_tcp.ts";
+import { tcpFrame } from "../support/tcp_segment.ts";
 import { HostUdp } from "../support/host_udp.ts";
 import { sealed } from "../support/dhcp.ts";
-import { arpRequest, GuestTcp, pattern, segmentOf, transportOf } from "./guest_tcp.ts";
+import {
+  arpRequest,
+  GuestTcp,
+  pattern,
+  type Received,
+  segmentOf,
+  transportOf,
+} from "./guest_tcp.ts";
 import { type How, leaveAndArrive } from "./move.ts";
 import { Failed, outcomeOf, type Report } from "./outcome.ts";
 import { FaultWorld, Gone } from "./world.ts";
@@ -361,6 +369,8 @@ export class Life {
       const note = (frame: Uint8Array) => {
         const segment = segmentOf(frame);
         if (segment?.flags !== "S" || segment.toPort !== 8080) return;
+        // What is left of earlier ones.
+        if (segment.fromPort !== host.port) return this.#refuse(segment);
         flow = new GuestTcp(world.send, this.world.ends, 8080, segment.fromPort, true);
         world.tcp.set(8080, flow);
         flow.take(segment);
@@ -378,6 +388,15 @@ export class Life {
       }
       this.#roundTrip(flow!, host, true);
     });
+  }
+
+  /** The guest does not want a connection. */
+  #refuse({ seq, toPort, fromPort }: Received): void {
+    const { ends, send } = this.world;
+    const none = new Uint8Array(0);
+    const segment = { flags: "RA", seq: 0, ack: seq + 1 >>> 0, window: 0 };
+    const rest = { data: none, options: none };
+    send(tcpFrame(ends, toPort, fromPort, { ...segment, ...rest }));
   }
 
   /** A repair helper comes and goes; it has nothing to do. */

@@ -79,7 +79,8 @@ export function takeEvents(t: TcpShared, flow: number, events: number): void {
   if ((events & EPOLLIN) !== 0) t.mark(flow, TcpFlow.readable);
   if ((events & EPOLLPRI) !== 0) t.urgent[flow] = 1;
   if ((events & EPOLLERR) !== 0) {
-    const number = getOption(fd, SOL_SOCKET, SO_ERROR, 0);
+    // One that does not say what is wrong with it has failed, too: no event tells again.
+    const number = getOption(fd, SOL_SOCKET, SO_ERROR, Errno.EIO);
     if (number !== 0) {
       if (state !== TcpState.established) {
         resetBoth(t, flow);
