@@ -8,7 +8,7 @@ import type { RepairSwitch } from "../../src/repair/switch.ts";
 import { emptyState } from "../support/fake_movable.ts";
 import { FlowWorld } from "../support/flow_world.ts";
 import { logged } from "../support/logged.ts";
-import { moving, SAVE, saved } from "../support/side_of_move.ts";
+import { LOAD, moving, SAVE, saved } from "../support/side_of_move.ts";
 import { sampleState } from "../support/state_samples.ts";
 import { leave, repair, restore, save } from "../support/tcp_move.ts";
 import { inWorld, pattern } from "../support/tcp_world.ts";
@@ -93,6 +93,18 @@ inWorlds(
   },
 );
 
+/** Runs `body` by a clock that stands still, unless it is told to go on. */
+function byClock(body: (pass: (ms: number) => void) => void): void {
+  const { now } = performance;
+  let time = now.call(performance);
+  performance.now = () => time;
+  try {
+    body((ms) => time += ms);
+  } finally {
+    performance.now = now;
+  }
+}
+
 moving("a long transfer tells how far it has come, once a second", (source, target) => {
   const rules = Array.from({ length: 60_000 }, (_, i) => ({
     protocol: "tcp" as const,
@@ -102,15 +114,14 @@ moving("a long transfer tells how far it has come, once a second", (source, targ
     weak: false,
   }));
   source.guest.state = { ...sampleState(), rules };
-  const { now } = performance;
-  let later = 0;
-  performance.now = () => now.call(performance) + later;
-  try {
+  byClock((pass) => {
     const fd = source.begin(SAVE);
     const told = () => source.log.lines.filter((line) => line.includes(" MB moved"));
     source.turn();
+    pass(900);
+    source.turn();
     assertEquals(told(), [], "a second has not passed");
-    later = 1500;
+    pass(200);
     const bytes = Uint8Array.from(source.receive(fd));
     assertEquals(told().length, 1, told().join());
     assertMatch(
@@ -118,38 +129,32 @@ moving("a long transfer tells how far it has come, once a second", (source, targ
       /^migration: \d\.\d of 3\.\d MB moved, \d+ of \d+ connections$/,
     );
     assertEquals(source.migration.check(), 0);
-    const end = target.begin(1);
-    later = 3000;
+    const end = target.begin(LOAD);
+    pass(1100);
     target.send(end, bytes);
     target.run();
     assertEquals(target.migration.check(), 0);
     assertMatch(target.log.lines.join("\n"), /^migration: \d\.\d MB moved$/m);
-  } finally {
-    performance.now = now;
-  }
+  });
 });
 
 moving("what no helper thaws within a minute is given up, and said", (source) => {
   const { guest, migration, log } = source;
   saved(source);
   guest.failing.set("thaw", Errno.ENOTCONN);
-  migration.ringsRun();
-  guest.take();
-  const { now } = performance;
-  let later = 59_000;
-  performance.now = () => now.call(performance) + later;
-  try {
+  byClock((pass) => {
+    migration.ringsRun();
+    guest.take();
+    pass(59_000);
     migration.tick();
     assert(!guest.take().includes("reset"), "before a minute has passed");
-    later = 61_000;
+    pass(2000);
     migration.tick();
     assertEquals(guest.take(), ["reset"]);
     assertMatch(log.lines.at(-1)!, /no repair helper came/);
     migration.tick();
     assertEquals(guest.take(), []);
-    guest.failing.clear();
-    saved(source);
-  } finally {
-    performance.now = now;
-  }
+  });
+  guest.failing.clear();
+  saved(source);
 });
