@@ -1,6 +1,7 @@
 /** A guest has come to this host: its neighbours shall send here what is for it. */
 import { IovecArray, MessageArray } from "../../ffi/iovec.ts";
 import { Arena } from "../../ffi/arena.ts";
+import { SyscallError } from "../../ffi/errno.ts";
 import {
   AF_INET,
   AF_INET6,
@@ -37,8 +38,13 @@ export function announceAt(
   if (fd === -1) return;
   const ready = bindSocket(fd, address, 0, 0) === 0 &&
     connectSocket(fd, gateway, 0, DISCARD_PORT, scope) === 0;
-  if (ready) sendmsg(fd, emptyMessage().pointer, MSG_DONTWAIT);
-  closeFd(fd);
+  try {
+    if (ready) sendmsg(fd, emptyMessage().pointer, MSG_DONTWAIT);
+  } catch (error) {
+    if (!(error instanceof SyscallError)) throw error; // no memory: nobody is told
+  } finally {
+    closeFd(fd);
+  }
 }
 
 let message: MessageArray | undefined;

@@ -24,6 +24,10 @@ const {
   liveWithHelper,
 } = await import("./lives.ts");
 const { isFinding, once, storm, survey } = await import("./run.ts");
+const { callSites } = await import("./call_sites.ts");
+const { listed } = await import("./listed.ts");
+const { announceAt } = await import("../../src/host/announce.ts");
+const { LOOPBACK4 } = await import("../support/host_tcp.ts");
 const { judge, start, surveyStart, WAYS } = await import("./starts.ts");
 const { help, judgeHelper, surveyHelper } = await import("./helpers.ts");
 const { defaultUser } = await import("../../src/host/privileges.ts");
@@ -160,6 +164,29 @@ Deno.test("of every function it is said how it may fail", () => {
     !(name in FAULTS) && !UNFAILING.includes(name)
   );
   assertEquals(unsaid, [], "say so in tests/faults/errors.ts");
+});
+
+Deno.test("what is said not to be reached is in the code", () => {
+  const sites = callSites((name) => faultsOf(name).length > 0);
+  const stale = [...listed()].flatMap(([file, calls]) =>
+    calls.filter((name) =>
+      !sites.some(({ at, calls }) => at.startsWith(`${file}:`) && calls === name)
+    ).map((name) => `${file} ${name}`)
+  );
+  assertEquals(stale, [], "see docs/security/faults.md");
+  assert(listed().size > 0);
+});
+
+Deno.test("found: without memory for an announcement the process goes on", () => {
+  let refused = 0;
+  injector.decide = (name) => {
+    if (name !== "mmap") return undefined;
+    refused++;
+    return Errno.ENOMEM;
+  };
+  injector.within(() => announceAt(LOOPBACK4, LOOPBACK4, 0));
+  injector.decide = () => undefined;
+  assertEquals(refused, 1);
 });
 
 Deno.test("found: a repair helper that cannot be watched is sent away", () => {

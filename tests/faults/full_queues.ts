@@ -82,7 +82,9 @@ export function fullMove(life: Life, how: How = {}): void {
       all.forEach(end);
       const listener = new HostListener(world.loopback);
       try {
-        all = [unheard, halfClosed, closed].map((kind) => kind(...life.open(listener)));
+        for (const kind of [unheard, halfClosed, closed]) {
+          all.push(kind(...life.open(listener)));
+        }
       } finally {
         listener.close();
       }

@@ -10,7 +10,7 @@ import {
   openSocket,
   SOCK_DGRAM,
 } from "../../ffi/socket.ts";
-import { connectUnix, isHungUp } from "../../ffi/unix_socket.ts";
+import { connectUnix, isHungUp, send } from "../../ffi/unix_socket.ts";
 import { echoPacket, udpPacket } from "../support/guest_packets.ts";
 import { HostListener, HostTcp } from "../support/host_tcp.ts";
 import { tcpFrame } from "../support/tcp_segment.ts";
@@ -405,11 +405,16 @@ export class Life {
     this.step("repair helper", () => {
       const fd = connectUnix(path);
       try {
-        world.turns(5);
+        world.turns(TURNS);
         if (isHungUp(fd)) throw new Failed("closed");
+        const second = connectUnix(path);
+        world.turns(TURNS);
+        close(second); // one is enough
+        send(fd, Uint8Array.of(1), [fd]); // and was asked for nothing
+        world.turns(TURNS);
       } finally {
         close(fd);
-        world.turns(5);
+        world.turns(TURNS);
       }
     });
   }
