@@ -115,9 +115,9 @@ export class Epoll {
     this.#ctl(EPOLL_CTL_DEL, fd, 0, 0, 0);
   }
 
-  /** As {@link remove}, but false with errno() set where that throws. */
-  tryRemove(fd: number): boolean {
-    return this.#call(EPOLL_CTL_DEL, fd, 0, 0, 0) === 0;
+  /** As {@link remove}, but does nothing where that throws. */
+  tryRemove(fd: number): void {
+    this.#call(EPOLL_CTL_DEL, fd, 0, 0, 0);
   }
 
   /** Whether {@link wait} knows fractions of milliseconds, as far as it has been seen. */

@@ -55,7 +55,6 @@ export const recv = sys.recv;
 export const closeFd = sys.close;
 export const shutdownSocket = sys.shutdown;
 
-const AF_UNSPEC = 0;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_STREAM = 1;
@@ -234,16 +233,6 @@ export function connectSocket(
   scope = 0,
 ): number {
   return sys.connect(fd, addressPointer, putAddress(bytes, at, port, scope));
-}
-
-/**
- * Gives up the connection that a socket has begun, or that was refused: from then on it is
- * as new, but keeps its options, SO_PEEK_OFF not everywhere (connect(2), AF_UNSPEC). False
- * with errno() on failure.
- */
-export function disconnectSocket(fd: number): boolean {
-  view.setUint32(addressAt, AF_UNSPEC, true);
-  return sys.connect(fd, addressPointer, 16) === 0;
 }
 
 /** listen(); 0, or -1 with errno(). */

@@ -245,7 +245,6 @@ export class TcpWorld {
   close(): void {
     this.path.dropAll();
     const left = this.flows;
-    this.path.tcp.setPeekOffset(true); // closes what is kept for later
     const leaks = this.leaks();
     this.path.stopQueue(0);
     this.path.stopQueue(1);

@@ -106,7 +106,7 @@ function giveUpOldest(t: TcpShared, bound: number): boolean {
   const oldest = t.context.table.waiting.oldest(bound);
   if (oldest < 0 || t.frozen[oldest] !== Frozen.no) return false;
   t.context.drops.evicted++;
-  if (bound === Bound.halfOpen) releaseUnanswered(t, oldest);
+  if (bound === Bound.halfOpen) release(t, oldest);
   else resetPeer(t, oldest);
   return true;
 }
@@ -217,7 +217,7 @@ export function connectFailed(t: TcpShared, flow: number, number: number): void 
     if (!sendUnreachable(t, flow, number)) sendReset(t, flow);
   }
   // A time-out is told by silence: the guest's own SYN times out as the host's did.
-  releaseUnanswered(t, flow);
+  release(t, flow);
 }
 
 /** The peer accepted: SYN and ACK go to the guest. */
@@ -415,28 +415,6 @@ export function release(t: TcpShared, flow: number): void {
   const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
   if (fd !== -1) closeFd(fd);
   forget(t, flow);
-}
-
-/** As {@link release}, of a connection that came to nothing: its socket may serve again. */
-function releaseUnanswered(t: TcpShared, flow: number): void {
-  const { epoll } = t.context;
-  const fd = t.words[flow * FLOW_WORDS + FlowWord.fd];
-  const four = isIPv4(
-    t.context.table.bytes,
-    flow * FLOW_SIZE + FlowWord.hostEndpoint * 4,
-  );
-  const reused = isUnbound(t, flow, four) && t.spares.wants(four) &&
-    epoll.tryRemove(fd) && t.spares.reuse(fd, four, four ? t.peekOffset4 : t.peekOffset6);
-  if (reused) forget(t, flow);
-  else release(t, flow);
-}
-
-/** Whether a flow's socket is bound neither to an address nor to an interface. */
-function isUnbound(t: TcpShared, flow: number, four: boolean): boolean {
-  const { config } = t.context;
-  const family = four ? config.ip4 : config.ip6;
-  return t.words[flow * FLOW_WORDS + TcpWord.scope] === 0 &&
-    family?.outbound === undefined && family?.outboundInterface === undefined;
 }
 
 function forget(t: TcpShared, flow: number): void {

@@ -1,14 +1,12 @@
 /**
  * What can wait until nothing else is to be done: sockets of connections that have ended
  * are closed, and sockets for the next ones are made. Both take the kernel longer than
- * what the guest waits for. Where there is no such time, as in a flood of SYNs, sockets
- * that nobody has answered, or somebody refused, serve again.
+ * what the guest waits for.
  */
 import {
   AF_INET,
   AF_INET6,
   closeFd,
-  disconnectSocket,
   IPPROTO_TCP,
   openSocket,
   setOption,
@@ -44,7 +42,8 @@ class Descriptors {
 }
 
 /**
- * Sets the options of a flow's socket.
+ * Sets the options of a flow's socket, or of a listening one, from which those that it
+ * accepts have them.
  *
  * @param peekOffset MSG_PEEK follows SO_PEEK_OFF for this family
  * @returns false with errno() if data would be read from the wrong place
@@ -80,25 +79,6 @@ export class SpareSockets {
     if (scarce) this.#closeEnded();
     if (scarce || this.#ended.full) closeFd(fd);
     else this.#ended.push(fd);
-  }
-
-  /**
-   * Keeps a socket whose connection came to nothing for the next one: to undo connect() is
-   * cheaper than a new socket. It must not be watched, nor bound to anything.
-   *
-   * @returns false if it is to be closed
-   */
-  reuse(fd: number, four: boolean, peekOffset: boolean): boolean {
-    if (!this.wants(four) || !disconnectSocket(fd)) return false;
-    // Newer kernels forget this one, but no other option.
-    if (peekOffset && setOption(fd, SOL_SOCKET, SO_PEEK_OFF, 0) !== 0) return false;
-    (four ? this.#four : this.#six).push(fd);
-    return true;
-  }
-
-  /** Whether there is room for another socket of a family. */
-  wants(four: boolean): boolean {
-    return !this.supply.scarce && !(four ? this.#four : this.#six).full;
   }
 
   /** Gives up the sockets that were made. */
