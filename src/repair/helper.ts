@@ -8,6 +8,7 @@ import { raiseDescriptorLimit } from "../../ffi/process.ts";
 import { connectUnix, receive, send, socketPair } from "../../ffi/unix_socket.ts";
 import { SANDBOX_MODES, type SandboxMode } from "../config.ts";
 import { StartError, UsageError } from "../errors.ts";
+import { closeInherited } from "../host/descriptors.ts";
 import { strangerAt } from "../host/socket_access.ts";
 import { log } from "../log.ts";
 import type { Maker } from "../sandbox/calls.ts";
@@ -60,6 +61,7 @@ export function repairCommand(args: readonly string[]): number {
     Deno.stdout.writeSync(new TextEncoder().encode(HELP));
     return 0;
   }
+  closeInherited();
   const status = statusOf(path);
   if (!status.isSocket && !status.isDirectory) {
     throw new UsageError(`repair '${path}'`, "expected a socket or a folder");

@@ -111,3 +111,21 @@ Deno.test("vuelo repair --sandbox none says what it lacks", async () => {
     }
   });
 });
+
+Deno.test("vuelo repair closes what was open before", async () => {
+  await inFolder(async (folder) => {
+    const client = new RepairClient(`${folder}/vm.repair`);
+    const file = `${folder}/file`;
+    const open = ["sh", "-c", 'exec "$@" 6>>"$0"', file];
+    const helper = startHelper([client.path], open);
+    try {
+      await client.accept();
+      await helper.says(/Sandbox: /);
+      const { report } = await sandboxReport(helper.pid);
+      assert(!report.writable?.includes(file), report.writable?.join(" "));
+    } finally {
+      client.close();
+      await helper.stop();
+    }
+  });
+});

@@ -62,34 +62,37 @@ if (IS_ROOT) {
     });
   });
 
-  /** Runs vuelo, started in the foreground with supplementary groups. */
-  const withGroups = (
+  /** Runs vuelo, started in the foreground with supplementary groups and an open file. */
+  const withMore = (
     runAs: string,
-    body: (pid: number, said: string) => Promise<void>,
+    body: (pid: number, said: string, file: string) => Promise<void>,
   ): Promise<void> =>
     inFolder(async (folder) => {
-      // Deno's own child, which a background is, would have none.
+      // Deno's own child, which a background is, would have no groups.
       const args = ["-f", ...FIXED, "-s", `${folder}/socket`, "--runas", runAs];
       const groups = ["setpriv", "--groups", `${GROUP + 1},${GROUP + 2}`, "--"];
-      const backend = new Process([...groups, ...vuelo(args).flat()]);
+      const file = `${folder}/file`;
+      const open = ["sh", "-c", 'exec "$@" 6>>"$0"', file];
+      const backend = new Process([...open, ...groups, ...vuelo(args).flat()]);
       try {
         await backend.says(/Sandbox: .*$/m);
-        await body(backend.pid, backend.output);
+        await body(backend.pid, backend.output, file);
       } finally {
         await backend.stop();
       }
     });
 
-  Deno.test("root gives up its supplementary groups, on every thread", () =>
-    withGroups(`54321:${GROUP}`, async (pid) => {
+  Deno.test("root gives up its supplementary groups and what was open, on every thread", () =>
+    withMore(`54321:${GROUP}`, async (pid, _said, file) => {
       const { report } = await sandboxReport(pid);
+      assertEquals(report.writable?.includes(file), false);
       for (const { users, groups, supplementary, name } of report.threads) {
         assertEquals([users[1], groups[1], supplementary], [54321, GROUP, []], name);
       }
     }));
 
   Deno.test("root that stays root does so, too, and says what it keeps", async () => {
-    await withGroups(`root:${GROUP}`, async (pid, said) => {
+    await withMore(`root:${GROUP}`, async (pid, said) => {
       assertMatch(said, /Sandbox: .*lacking: idle threads keep the capabilities/);
       const { code, report } = await sandboxReport(pid);
       assertEquals([code, report.lacking.length], [1, 2], report.lacking.join("\n"));
