@@ -61,6 +61,8 @@ export class Others {
   /** Of the frame that is handled: 0 for one of this thread's own ring. */
   #hops = 0;
   #origin = 0;
+  /** This thread kept it for itself: it comes behind what the others had sent before. */
+  #kept = false;
   /** Packets of a flow that came to other rings. */
   readonly #strays: Uint8Array;
   readonly #movers = new Int32Array(MOVES);
@@ -82,11 +84,16 @@ export class Others {
   /** See FlowContext.elsewhere(). */
   elsewhere(): boolean {
     const { mesh, path } = this;
-    const owner = mesh.owners.find(path.table.missed);
-    if (owner < 0) return false;
+    const hash = path.table.missed;
+    let owner = mesh.owners.find(hash);
     // A flow of this thread's that it does not have yet is on its way here: the frame goes
-    // behind it. If there is none after all, the frame is handled as any other then.
-    if (this.#hops > 0 && owner === mesh.self) return false;
+    // behind it. If there is none after all, the table is wrong.
+    if (owner === mesh.self && this.#kept) {
+      mesh.owners.leave(hash, mesh.self);
+      owner = mesh.owners.find(hash);
+      if (owner === mesh.self) return false;
+    }
+    if (owner < 0) return false;
     this.#pass(owner);
     return true;
   }
@@ -112,20 +119,25 @@ export class Others {
   turn(): void {
     const { mesh, path } = this;
     if (!mesh.waiting) return;
-    // Frames that this thread kept for itself come last: see elsewhere().
-    for (let i = 1; i <= mesh.threads; i++) {
-      this.#takeFrom((mesh.self + i) % mesh.threads);
+    // Frames that this thread has kept for itself come last: see elsewhere(). Those that it
+    // keeps from now on wait for the next turn.
+    const kept = mesh.inbox[mesh.self].written;
+    for (let thread = 0; thread < mesh.threads; thread++) {
+      if (thread !== mesh.self) this.#takeFrom(thread, mesh.inbox[thread].written);
     }
+    this.#kept = true;
+    this.#takeFrom(mesh.self, kept);
+    this.#kept = false;
     path.flushFlows();
     path.source.own();
     for (let i = 0; i < mesh.threads; i++) mesh.inbox[i].release();
     this.#followPackets();
   }
 
-  #takeFrom(thread: number): void {
+  #takeFrom(thread: number, end: number): void {
     const { mesh } = this;
     const ring = mesh.inbox[thread];
-    while (ring.take()) {
+    while (ring.taken !== end && ring.take()) {
       const { kind, at, length } = ring;
       if (kind === MessageKind.frame) this.#takeFrame(at, length);
       else if (kind === MessageKind.flow) this.#takeFlow(at, length);

@@ -78,7 +78,17 @@ export class MessageRing {
 
   /** Consumer: whether a message waits that was not taken. */
   get waiting(): boolean {
-    return Atomics.load(this.#words, WRITTEN) !== this.#read;
+    return this.written !== this.#read;
+  }
+
+  /** Consumer: what {@link taken} will be after the last message sent so far. */
+  get written(): number {
+    return Atomics.load(this.#words, WRITTEN);
+  }
+
+  /** Consumer: bytes of the messages taken so far, modulo 2^32. */
+  get taken(): number {
+    return this.#read;
   }
 
   /** Consumer: takes the next message; false if there is none. */
