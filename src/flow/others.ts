@@ -11,6 +11,7 @@
  */
 import { closeFd, resetOnClose } from "../../ffi/socket.ts";
 import type { Mesh } from "../mesh/mesh.ts";
+import { ENDED } from "../mesh/owners.ts";
 import { NET_HEADER_SIZE } from "../virtio/net_header.ts";
 import { Bound } from "./bounds.ts";
 import type { FlowContext } from "./context.ts";
@@ -78,6 +79,8 @@ export class Others {
     path.table.ownership = {
       enter: (hash) => mesh.owners.enter(hash, mesh.self),
       leave: (hash) => mesh.owners.leave(hash, mesh.self),
+      end: (hash) => mesh.owners.end(hash, mesh.self),
+      hasEnded: (hash) => mesh.owners.find(hash) === ENDED,
     };
   }
 
@@ -93,7 +96,7 @@ export class Others {
       owner = mesh.owners.find(hash);
       if (owner === mesh.self) return false;
     }
-    if (owner < 0) return false;
+    if (owner < 0 || owner === ENDED) return false;
     this.#pass(owner);
     return true;
   }

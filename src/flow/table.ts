@@ -33,6 +33,10 @@ const KEY_WORDS = 10;
 export interface FlowOwnership {
   enter(hash: number): void;
   leave(hash: number): void;
+  /** In place of `leave`: both ends have closed the connection. */
+  end(hash: number): void;
+  /** Whether {@link end} was the last that was heard of a flow. */
+  hasEnded(hash: number): boolean;
 }
 
 /** All flows of one data path, found by either side's ports and addresses. */

@@ -6,6 +6,10 @@
  *
  * A bucket is 16 words, one cache line. A word is 0, or some bits of the hash of a flow's
  * key beside the number of its thread.
+ *
+ * A connection that both ends have closed leaves a word, too: what the guest had sent
+ * before on another ring may come later, and is not a stranger's. Such words give way to
+ * flows when a bucket is full.
  */
 
 const BUCKET = 16;
@@ -14,6 +18,8 @@ const BUCKET_BITS = 15;
 /** Owners are told apart by 4 bits, of which 0 means none. */
 const OWNER_BITS = 4;
 const OWNER_MASK = (1 << OWNER_BITS) - 1;
+/** In place of a thread: the connection has ended in good order. */
+export const ENDED = 14;
 
 /** Bytes that the table takes. */
 export const OWNERS_SIZE = BUCKET * BUCKETS * 4;
@@ -35,12 +41,22 @@ export class OwnerTable {
 
   /** Notes that thread `owner` has the flow whose key has this hash. */
   enter(hash: number, owner: number): void {
-    if (!this.#replace(hash, 0, wordOf(hash, owner))) this.unregistered++;
+    const word = wordOf(hash, owner);
+    if (this.#replace(hash, wordOf(hash, ENDED), word)) return;
+    if (this.#replace(hash, 0, word) || this.#replaceEnded(hash, word)) return;
+    this.unregistered++;
   }
 
   /** Undoes {@link enter}. */
   leave(hash: number, owner: number): void {
     this.#replace(hash, wordOf(hash, owner), 0);
+  }
+
+  /** Undoes {@link enter} of a connection that both ends have closed. */
+  end(hash: number, owner: number): void {
+    const word = wordOf(hash, ENDED);
+    if (this.#replace(hash, wordOf(hash, owner), word)) return;
+    if (!this.#replace(hash, 0, word)) this.#replaceEnded(hash, word);
   }
 
   /** The flow is thread `to`'s from now on, if it was `from`'s or nobody's. */
@@ -58,16 +74,31 @@ export class OwnerTable {
     return false;
   }
 
-  /** The thread that has a flow with this hash, -1 if none is known to. */
+  /** Puts a word in place of one of any connection that has ended. */
+  #replaceEnded(hash: number, by: number): boolean {
+    const start = (hash & (BUCKETS - 1)) * BUCKET;
+    for (let i = start; i < start + BUCKET; i++) {
+      const old = Atomics.load(this.#words, i);
+      if ((old & OWNER_MASK) !== ENDED + 1) continue;
+      if (Atomics.compareExchange(this.#words, i, old, by) === old) return true;
+    }
+    return false;
+  }
+
+  /**
+   * The thread that has a flow with this hash; {@link ENDED} if none has it any more, -1
+   * if none is known to have had it.
+   */
   find(hash: number): number {
     const start = (hash & (BUCKETS - 1)) * BUCKET;
     const wanted = (hash >>> BUCKET_BITS) << OWNER_BITS;
+    let found = -1;
     for (let i = start; i < start + BUCKET; i++) {
       const word = Atomics.load(this.#words, i);
-      if ((word & ~OWNER_MASK) === wanted && (word & OWNER_MASK) !== 0) {
-        return (word & OWNER_MASK) - 1;
-      }
+      if ((word & ~OWNER_MASK) !== wanted || (word & OWNER_MASK) === 0) continue;
+      found = (word & OWNER_MASK) - 1;
+      if (found !== ENDED) return found;
     }
-    return -1;
+    return found;
   }
 }

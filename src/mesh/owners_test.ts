@@ -1,25 +1,26 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { onThreads } from "../../tests/support/mesh_worker.ts";
-import { OWNERS_SIZE, OwnerTable } from "./owners.ts";
+import { ENDED, OWNERS_SIZE, OwnerTable } from "./owners.ts";
 
+const THREADS = 8;
 const memory = () => new SharedArrayBuffer(OWNERS_SIZE);
 const hash = fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 });
 
 Deno.test("property: flows are found at their owners until they leave", () => {
   const table = new OwnerTable(memory());
   fc.assert(fc.property(
-    fc.uniqueArray(fc.tuple(hash, fc.nat(14)), {
+    fc.uniqueArray(fc.tuple(hash, fc.nat(THREADS - 1)), {
       selector: ([value]) => value,
     }),
     (flows) => {
       for (const [value, owner] of flows) table.enter(value, owner);
       for (const [value, owner] of flows) assertEquals(table.find(value), owner);
-      for (const [value, owner] of flows) table.move(value, owner, (owner + 1) % 15);
+      for (const [value, owner] of flows) table.move(value, owner, (owner + 1) % THREADS);
       for (const [value, owner] of flows) {
-        assertEquals(table.find(value), (owner + 1) % 15);
+        assertEquals(table.find(value), (owner + 1) % THREADS);
       }
-      for (const [value, owner] of flows) table.leave(value, (owner + 1) % 15);
+      for (const [value, owner] of flows) table.leave(value, (owner + 1) % THREADS);
       for (const [value] of flows) assertEquals(table.find(value), -1);
     },
   ));
@@ -37,6 +38,30 @@ Deno.test("a full bucket registers no more, and says so", () => {
   table.leave(flows[3], 0);
   table.enter(flows[16], 2);
   assertEquals(table.find(flows[16]), 2);
+});
+
+Deno.test("a connection that has ended is known until a flow needs its place", () => {
+  const table = new OwnerTable(memory());
+  const flows = Array.from({ length: 17 }, (_, i) => 5 | i << 15);
+  for (const flow of flows.slice(0, 16)) table.enter(flow, 1);
+  for (const flow of flows.slice(0, 16)) table.end(flow, 1);
+  assertEquals(flows.map((flow) => table.find(flow)), [...Array(16).fill(ENDED), -1]);
+  table.enter(flows[3], 2); // opened again
+  assertEquals(table.find(flows[3]), 2);
+  for (const flow of flows.slice(4)) table.enter(flow, 0);
+  const found = flows.map((flow) => table.find(flow));
+  assertEquals(found.filter((owner) => owner === ENDED).length, 2);
+  assertEquals(found.slice(3), [2, ...Array(13).fill(0)]);
+  assertEquals(table.unregistered, 0);
+});
+
+Deno.test("who has a flow comes before its end", () => {
+  const table = new OwnerTable(memory());
+  table.end(7, 1); // was noted as another thread's when it ended
+  table.enter(7 | 1 << 15, 3);
+  assertEquals([table.find(7), table.find(7 | 1 << 15)], [ENDED, 3]);
+  table.move(7, 1, 2);
+  assertEquals(table.find(7), 2);
 });
 
 Deno.test("moving a flow that is not registered registers it", () => {

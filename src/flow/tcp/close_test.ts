@@ -2,6 +2,7 @@
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { inWorld, pattern, TcpWorld } from "../../../tests/support/tcp_world.ts";
+import { ENDED, OWNERS_SIZE, OwnerTable } from "../../mesh/owners.ts";
 import { flagBits } from "../../../tests/support/tcp_segment.ts";
 
 inWorld("the guest closes first, the peer sends on, then closes", (world) => {
@@ -182,4 +183,25 @@ Deno.test("whatever segments come, nothing is thrown or leaked, and others go on
     }),
     { numRuns: 60 },
   );
+});
+
+inWorld("what comes late of a connection that both have ended is not reset", (world) => {
+  // As with several threads: another ring's segments may be looked at after the last one.
+  const owners = new OwnerTable(new SharedArrayBuffer(OWNERS_SIZE));
+  world.path.table.ownership = {
+    enter: (hash) => owners.enter(hash, 0),
+    leave: (hash) => owners.leave(hash, 0),
+    end: (hash) => owners.end(hash, 0),
+    hasEnded: (hash) => owners.find(hash) === ENDED,
+  };
+  const { guest, host } = world.connect();
+  guest.finish(host);
+  guest.out();
+  guest.in("A").in("FA", { seq: guest.next - 1 });
+  assertEquals(guest.out(), []);
+  const reset = world.connect();
+  reset.guest.in("R");
+  assertEquals(world.flows, 0);
+  reset.guest.in("A");
+  assertEquals(reset.guest.out().map((text) => text[0]), ["R"]);
 });

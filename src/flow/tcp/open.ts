@@ -69,6 +69,9 @@ export function takeStray(t: TcpShared): void {
     connect(t, headerLength);
     return;
   }
+  // Its last segments came on another ring, and went ahead.
+  const { table } = t.context;
+  if (table.ownership?.hasEnded(table.missed) === true) return;
   const length = packet.transportLength - headerLength +
     ((flags & TcpFlag.syn) !== 0 ? 1 : 0) + ((flags & TcpFlag.fin) !== 0 ? 1 : 0);
   sendStrayReset(
@@ -406,6 +409,8 @@ export function closeFlow(t: TcpShared, flow: number): boolean {
   }
   if (t.has(flow, TcpFlow.ackDue) || t.held[flow] !== 0) return false;
   t.spares.close(t.words[at + FlowWord.fd]);
+  const { table } = t.context;
+  table.ownership?.end(table.hash(flow, Side.guest));
   forget(t, flow);
   return true;
 }
